@@ -285,22 +285,21 @@ class OwnEma:
     momentum: float | Schedule = 0.996
 
 
-@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Sparse:
     """A large array of which a step touches few rows; SGD with momentum, state held per row.
 
     Attributes:
-        value: f32[C, D].
+        value: f32[C, D], at the start.
         momentum: coefficient of the velocity.
         weight_decay: added to the gradient of the touched rows.
         lr: multiple of the run's learning rate.
     """
 
-    value: jax.Array
-    momentum: float = field(default=0.9, metadata={"static": True})
-    weight_decay: float = field(default=0.0, metadata={"static": True})
-    lr: float = field(default=1.0, metadata={"static": True})
+    value: jax.Array | None
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    lr: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,494 @@
+"""From a config file and command-line overrides to frozen dataclasses; strict, before any device.
+
+A config file defines `get_config(args: str = "") -> ml_collections.ConfigDict`. Legal keys and
+their defaults are the dataclasses below and the `Config` of each plug-in that the file names; an
+unknown key, a wrong type or a value that cannot work is a `UserError` that names the key.
+"""
+
+import ast
+import dataclasses
+import importlib.util
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ml_collections import ConfigDict
+
+from facejax import plugins
+from facejax.errors import UserError, nearest
+from facejax.schedule import Schedule
+
+WARMUP_COSINE = Schedule("cosine", warmup=0.05)
+
+# -------------------------------------------------------------------------------- the schema
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the optimiser treats the parameters that a pattern finds; the first match counts.
+
+    Attributes:
+        pattern: regular expression, searched in the parameter's path ("encoder/blocks_00/...").
+        lr: multiple of the run's learning rate.
+        weight_decay: multiple of the run's weight decay.
+        frozen_until: steps (below 1: share of the run) during which nothing moves, moments and
+            decay included; -1 means for ever.
+        name: another optimiser for these parameters, with a state of its own.
+    """
+
+    pattern: str
+    lr: float = 1.0
+    weight_decay: float = 1.0
+    frozen_until: float = 0.0
+    name: Literal["adamw", "sgd", "lars"] | None = None
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """The optimiser.
+
+    Attributes:
+        name: "adamw", "sgd" (momentum, decay added to the gradient) or "lars".
+        lr: peak learning rate, absolute.
+        base_lr: peak learning rate per 256 samples of the global batch.
+        schedule: multiplies the learning rate; its `start` is 1.
+        weight_decay: number or schedule; applies to parameters of two or more axes.
+        b1, b2, eps: of AdamW.
+        momentum: of SGD and LARS.
+        trust: LARS's trust coefficient.
+        clip: bound on the global norm of the gradient, or None.
+        rules: see `Rule`.
+    """
+
+    name: Literal["adamw", "sgd", "lars"] = "adamw"
+    lr: float | None = None
+    base_lr: float | None = None
+    schedule: Schedule = WARMUP_COSINE
+    weight_decay: float | Schedule = 0.05
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    momentum: float = 0.9
+    trust: float = 1e-3
+    clip: float | None = None
+    rules: tuple[Rule, ...] = ()
+
+    def peak(self, global_batch: int) -> float:
+        """The peak learning rate, absolute."""
+        return self.lr if self.lr is not None else self.base_lr * global_batch / 256
+
+
+@dataclass(frozen=True)
+class Data:
+    """The input.
+
+    Attributes:
+        sources: dicts with `name` and the source's own keys; see `facejax/data/sources/`.
+        size: side in pixels of the images that reach the device.
+        mean, std: per RGB channel, of images in [0, 1]; every view is normalised with them.
+        sampler: "shuffle" (a new order each epoch) or "sequential".
+        workers: threads that read and decode.
+        cache: "none", or "decoded" to keep decoded images in host memory.
+    """
+
+    sources: tuple[Mapping[str, Any], ...] = ()
+    size: int = 224
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    sampler: Literal["shuffle", "sequential"] = "shuffle"
+    workers: int = 2
+    cache: Literal["none", "decoded"] = "none"
+
+
+@dataclass(frozen=True)
+class MeshShape:
+    """Devices per mesh axis, -1 for "the rest", and placement rules put before the default ones.
+
+    A rule is (regular expression over the path in the state, placement), see `mesh.py`.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    rules: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """When to save, and how many checkpoints to keep (the newest ones)."""
+
+    every_steps: int = 1000
+    keep: int = 2
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plug-in with its config.
+
+    Attributes:
+        name: the file's name.
+        module: the imported file.
+        config: its `Config`.
+    """
+
+    name: str
+    module: types.ModuleType
+    config: Any
+
+
+@dataclass(frozen=True)
+class Objective(Plugin):
+    """An objective: its weight in the sum and its modifiers, in order."""
+
+    weight: float | Schedule = 1.0
+    modifiers: Mapping[str, Plugin] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Eval(Plugin):
+    """An evaluator, run every `every_steps` steps (0: only at the end)."""
+
+    every_steps: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A whole run, resolved.
+
+    Attributes:
+        seed: of parameters, data order and everything random.
+        steps: optimiser steps.
+        epochs: alternative to steps; resolved once the data set's size is known.
+        global_batch: rows of one optimiser step, over all devices.
+        micro_batch: rows of one forward and backward pass; None means global_batch.
+        dtype: compute type of the encoders; parameters stay float32.
+        remat: rematerialisation policy of the encoders.
+        log_every: steps between lines of metrics.
+        log_batch_ids: write batches.jsonl.
+        init_from: a run or an export whose encoder the parameters start from.
+        max_bad_share: share of unreadable records past which the run stops.
+        max_nonfinite: steps in a row with a non-finite loss or gradient past which it stops.
+        towers: encoders by config key ("encoder", "encoder_text").
+        objectives: by label.
+        artifacts: paths of extra files by name.
+        profile: steps "a:b" of which a trace is written, or "".
+        report: write report.html at the end.
+        export: formats to export at the end.
+    """
+
+    seed: int = 0
+    steps: int | None = None
+    epochs: float | None = None
+    global_batch: int = 256
+    micro_batch: int | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: str = "none"
+    log_every: int = 10
+    log_batch_ids: bool = False
+    init_from: str | None = None
+    max_bad_share: float = 0.01
+    max_nonfinite: int = 10
+    towers: Mapping[str, Plugin] = field(default_factory=dict)
+    objectives: Mapping[str, Objective] = field(default_factory=dict)
+    data: Data = Data()
+    optimizer: Optimizer = Optimizer()
+    mesh: MeshShape = MeshShape()
+    checkpoint: Checkpoint = Checkpoint()
+    evals: Mapping[str, Eval] = field(default_factory=dict)
+    artifacts: Mapping[str, str] = field(default_factory=dict)
+    profile: str = ""
+    report: bool = True
+    export: tuple[str, ...] = ()
+
+
+TOWERS = ("encoder", "encoder_text")
+_PLAIN = {f.name for f in dataclasses.fields(Run)} - {"towers", "objectives", "evals"}
+_KEYS = {*_PLAIN, *TOWERS, "objective", "eval"}
+
+# ----------------------------------------------------------------------- dicts to dataclasses
+
+
+def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
+    """Makes the dataclass `cls` from a mapping, checking names and types recursively.
+
+    Raises:
+        UserError: an unknown key, a missing one or a value of another type, at `where`.<key>.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in fields:
+            raise UserError(f"{where}.{key}", "unknown key", nearest(key, fields))
+    for name, f in fields.items():
+        no_default = f.default is f.default_factory is dataclasses.MISSING
+        if no_default and name not in values:
+            raise UserError(f"{where}.{name}", "missing", f"set {where}.{name}")
+    return cls(**{k: _coerce(v, hints[k], f"{where}.{k}") for k, v in values.items()})
+
+
+def _coerce(value: Any, hint: Any, where: str) -> Any:
+    if isinstance(value, ConfigDict):
+        value = value.to_dict()
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return _coerce_union(value, args, where)
+    if origin is Literal:
+        if value in args:
+            return value
+        legal = [str(a) for a in args]
+        raise UserError(where, f"'{value}' is not a legal value", nearest(str(value), legal))
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return build(hint, value, where)
+    if origin is tuple and isinstance(value, Sequence) and not isinstance(value, str):
+        inner = args[:1] * len(value) if len(args) == 2 and args[1] is ... else args
+        if len(inner) != len(value):
+            raise UserError(where, f"{len(value)} values", f"give {len(inner)}")
+        return tuple(_coerce(v, a, f"{where}[{i}]") for i, (v, a) in enumerate(zip(value, inner)))
+    if origin in (dict, Mapping, typing.get_origin(Mapping[str, Any])) and isinstance(
+        value, Mapping
+    ):
+        return {str(k): _coerce(v, args[1], f"{where}.{k}") for k, v in value.items()}
+    if hint is type(None) and value is None:
+        return None
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if hint is bool and str(value).lower() in ("true", "false"):
+        return str(value).lower() == "true"
+    plain = isinstance(hint, type) and isinstance(value, hint)
+    if plain and not (hint is int and isinstance(value, bool)):
+        return value
+    wanted = getattr(hint, "__name__", str(hint))
+    raise UserError(where, f"{value!r} is not of type {wanted}", f"give a value of type {wanted}")
+
+
+def _coerce_union(value: Any, options: Sequence[Any], where: str) -> Any:
+    for option in options:
+        if dataclasses.is_dataclass(option) and isinstance(value, Mapping):
+            return build(option, value, where)
+    for option in options:
+        try:
+            return _coerce(value, option, where)
+        except UserError:
+            continue
+    wanted = " or ".join(getattr(o, "__name__", str(o)) for o in options)
+    raise UserError(where, f"{value!r} is not of type {wanted}", f"give a value of type {wanted}")
+
+
+# ------------------------------------------------------------------------------- resolution
+
+
+def resolve(values: Mapping[str, Any]) -> Run:
+    """Checks a whole config and loads the plug-ins that it names.
+
+    Args:
+        values: nested mapping with the keys of INTERFACE (`encoder`, `objective.<label>`, ...).
+
+    Returns:
+        The resolved run. Objectives with a constant weight of 0 are dropped.
+
+    Raises:
+        UserError: naming the first key that is wrong.
+    """
+    values = values.to_dict() if isinstance(values, ConfigDict) else dict(values)
+    for key in values:
+        if key not in _KEYS:
+            raise UserError(f"config.{key}", "unknown key", nearest(key, _KEYS))
+    run = build(Run, {k: v for k, v in values.items() if k in _PLAIN}, "config")
+    towers = {
+        k: _tower(run, _section(values[k], f"config.{k}"), f"config.{k}")
+        for k in TOWERS
+        if values.get(k)
+    }
+    objectives = {}
+    for label, entry in _section(values.get("objective") or {}, "config.objective").items():
+        objective = _objective(label, _section(entry, f"config.objective.{label}"))
+        if objective.weight != 0:
+            objectives[label] = objective
+    evals = resolve_evals(values.get("eval") or {})
+    run = dataclasses.replace(run, towers=towers, objectives=objectives, evals=evals)
+    _check(run)
+    return run
+
+
+def resolve_evals(section: Mapping[str, Any]) -> dict[str, Eval]:
+    """Checks a section of evaluators by label and loads them."""
+    evals = {}
+    for label, entry in _section(section, "config.eval").items():
+        where = f"config.eval.{label}"
+        entry = dict(_section(entry, where))
+        every = _coerce(entry.pop("every_steps", 0), int, f"{where}.every_steps")
+        evals[label] = Eval(**_plugin("eval", label, entry, where), every_steps=every)
+    return evals
+
+
+def _section(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise UserError(where, f"{value!r} is not a section", "give a dict of keys")
+    return value
+
+
+def _plugin(kind: str, label: str, entry: dict[str, Any], where: str) -> dict[str, Any]:
+    entry = dict(entry)
+    name = str(entry.pop("type", label))
+    module = plugins.load(kind, name, where if name == label else f"{where}.type")
+    return {"name": name, "module": module, "config": build(module.Config, entry, where)}
+
+
+def _tower(run: Run, entry: Mapping[str, Any], where: str) -> Plugin:
+    entry = dict(entry)
+    if "name" not in entry:
+        raise UserError(f"{where}.name", "missing", "set it to an encoder, such as 'vit'")
+    plugin = Plugin(**_plugin("encoder", entry.pop("name"), entry, where))
+    legal = {f.name for f in dataclasses.fields(plugin.config)}
+    inherited = {"dtype": run.dtype, "remat": run.remat, "size": run.data.size}
+    inherited = {k: v for k, v in inherited.items() if k in legal and k not in entry}
+    return dataclasses.replace(plugin, config=dataclasses.replace(plugin.config, **inherited))
+
+
+def _objective(label: str, entry: Mapping[str, Any]) -> Objective:
+    where = f"config.objective.{label}"
+    entry = dict(entry)
+    weight = _coerce(entry.pop("weight", 1.0), float | Schedule, f"{where}.weight")
+    modifiers = {}
+    for name, options in _section(entry.pop("modifiers", {}), f"{where}.modifiers").items():
+        at = f"{where}.modifiers.{name}"
+        modifiers[name] = Plugin(**_plugin("modifier", name, _section(options, at), at))
+    return Objective(
+        **_plugin("objective", label, entry, where), weight=weight, modifiers=modifiers
+    )
+
+
+def _check(run: Run) -> None:
+    if (run.steps is None) == (run.epochs is None):
+        raise UserError("config.steps", "exactly one of steps and epochs is wanted", "set one")
+    if run.steps is not None and run.steps < 1:
+        raise UserError("config.steps", f"{run.steps} steps", "give at least 1")
+    if run.global_batch < 1:
+        raise UserError("config.global_batch", f"{run.global_batch} rows", "give at least 1")
+    micro = run.micro_batch or run.global_batch
+    if run.global_batch % micro:
+        raise UserError(
+            "config.micro_batch",
+            f"{micro} does not divide global_batch {run.global_batch}",
+            "give a divisor",
+        )
+    if (run.optimizer.lr is None) == (run.optimizer.base_lr is None):
+        raise UserError(
+            "config.optimizer.lr", "exactly one of lr and base_lr is wanted", "set one of them"
+        )
+    if "encoder" not in run.towers:
+        raise UserError("config.encoder", "missing", "add a section with a `name`")
+    if not run.objectives:
+        raise UserError("config.objective", "no objective with a weight", "add a section")
+    if not run.data.sources:
+        raise UserError("config.data.sources", "no source", "add a dict with a `name`")
+    if run.log_every < 1 or run.checkpoint.every_steps < 1 or run.checkpoint.keep < 1:
+        raise UserError(
+            "config.log_every, config.checkpoint", "an interval below 1", "give at least 1"
+        )
+
+
+def check_devices(run: Run, devices: int) -> None:
+    """Raises a UserError unless batches split evenly over `devices`."""
+    micro = run.micro_batch or run.global_batch
+    if micro % devices:
+        key = "micro_batch" if run.micro_batch else "global_batch"
+        raise UserError(
+            f"config.{key}",
+            f"{micro} rows do not divide over {devices} devices",
+            f"give a multiple of {devices}",
+        )
+
+
+def to_dict(run: Run) -> dict[str, Any]:
+    """The run as nested plain values, every default filled in; `resolve` gives the run back."""
+    plain = {k: _plain(getattr(run, k)) for k in sorted(_PLAIN)}
+    for key, tower in run.towers.items():
+        plain[key] = {"name": tower.name, **_plain(tower.config)}
+    plain["objective"] = {
+        label: {
+            "type": o.name,
+            **_plain(o.config),
+            "weight": _plain(o.weight),
+            "modifiers": {m: {"type": p.name, **_plain(p.config)} for m, p in o.modifiers.items()},
+        }
+        for label, o in run.objectives.items()
+    }
+    plain["eval"] = {
+        label: {"type": e.name, **_plain(e.config), "every_steps": e.every_steps}
+        for label, e in run.evals.items()
+    }
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return value
+
+
+# ------------------------------------------------------------------------------ command line
+
+
+def load_file(spec: str) -> ConfigDict:
+    """Runs `get_config` of a config file.
+
+    Args:
+        spec: "FILE" or "FILE:args"; `args` is passed to `get_config` as one string.
+    """
+    path, _, args = spec.partition(":")
+    if not Path(path).is_file():
+        raise UserError(
+            path, "no such config file", "give --config=FILE, such as configs/quickstart.py"
+        )
+    module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(path, "defines no get_config()", "add one that returns a ConfigDict")
+    return module.get_config(args) if args else module.get_config()
+
+
+def override(values: dict[str, Any], assignments: Sequence[str], prefix: str) -> dict[str, Any]:
+    """Applies `--<prefix>.a.b=value` arguments to a nested dict, adding keys as needed.
+
+    Values are Python literals; what is no literal stays a string. Whether a key is legal is decided
+    by `resolve`.
+    """
+    for assignment in assignments:
+        path, equals, text = assignment.removeprefix(f"--{prefix}.").partition("=")
+        if not equals:
+            raise UserError(assignment, "no value", f"write {assignment}=VALUE")
+        if text.startswith(("(", "[", "{")) and not _is_literal(text):
+            raise UserError(
+                f"{prefix}.{path}",
+                f"{text} is no Python literal",
+                "write dicts as {'key': value}, not dict(key=value)",
+            )
+        node = values
+        *parents, last = path.split(".")
+        for i, parent in enumerate(parents):
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                at = ".".join([prefix, *parents[: i + 1]])
+                raise UserError(at, "is a value, not a section", f"set {at} itself")
+        node[last] = ast.literal_eval(text) if _is_literal(text) else text
+    return values
+
+
+def _is_literal(text: str) -> bool:
+    try:
+        ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return False
+    return True

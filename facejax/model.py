@@ -1,0 +1,200 @@
+"""A trained encoder as a user holds it: `facejax.load(dir).embed(images)`."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from facejax import augment, checkpoint, config, mesh
+from facejax.contracts import Aug, Draw, Params, View
+from facejax.errors import UserError
+
+PREPROCESS_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """An encoder with its weights and its preprocessing.
+
+    Attributes:
+        encoder_name: the encoder's file name.
+        module: the encoder.
+        encoder_config: its config.
+        params, stats: its variables.
+        preprocess: `size`, `mean`, `std`, `color`, and how `embed` makes images fit.
+        config: the resolved config of the run, nested plain values; {} for foreign weights.
+        meta: `step`, `versions`, `metrics` (the last line that names each), where known.
+        batch: rows per call of the device.
+    """
+
+    encoder_name: str
+    module: ModuleType
+    encoder_config: Any
+    params: Params
+    stats: Params
+    preprocess: Mapping[str, Any]
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    batch: int = 256
+
+    def embed(self, images: np.ndarray | Sequence[Any]) -> np.ndarray:
+        """Embeds images of any number, on all devices.
+
+        Args:
+            images: u8[n, H, W, 3] RGB, or a sequence of paths, PIL images and u8[H, W, 3] arrays.
+                What is not of the model's size is cropped to a square and resized.
+
+        Returns:
+            f32[n, D], not normalised.
+
+        Raises:
+            UserError: an image that cannot be read, or arrays that are not u8 RGB.
+        """
+        size = self.preprocess["size"]
+        if not (isinstance(images, np.ndarray) and images.shape[1:] == (size, size, 3)):
+            images = np.stack([fit(image, size) for image in images]) if len(images) else images
+        if len(images) == 0:
+            return np.zeros((0, self.module.tower(self.encoder_config).embed), np.float32)
+        if images.dtype != np.uint8:
+            raise UserError("images", f"{images.dtype} pixels", "give uint8 in 0..255")
+        devices = _mesh()
+        rows = min(self.batch, -(-len(images) // devices.size) * devices.size)
+        rows = -(-rows // devices.size) * devices.size
+        out = []
+        for start in range(0, len(images), rows):
+            part = images[start : start + rows]
+            padded = np.concatenate([part, np.zeros((rows - len(part), *part.shape[1:]), np.uint8)])
+            placed = jax.device_put(padded, mesh.batch_sharding(devices))
+            found = _embed(
+                self.module, self.encoder_config, self._aug(), self.params, self.stats, placed
+            )
+            out.append(np.asarray(found)[: len(part)])
+        return np.concatenate(out)
+
+    def _aug(self) -> Aug:
+        p = self.preprocess
+        return Aug(size=p["size"], mean=tuple(p["mean"]), std=tuple(p["std"]))
+
+
+@functools.cache
+def _mesh() -> jax.sharding.Mesh:
+    return mesh.make(config.MeshShape(), jax.local_devices())
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _embed(module, encoder_config, aug: Aug, params, stats, images) -> jax.Array:
+    draw = Draw(jax.random.key(0), jax.numpy.arange(images.shape[0]))
+    view = augment.views(View(aug=aug), {"image": images}, draw)
+    features, _ = module.apply(
+        encoder_config, params, stats, view, train=False, outputs=("pooled",)
+    )
+    return features.pooled.astype("float32")
+
+
+def fit(image: Any, size: int) -> np.ndarray:
+    """Centre square of a path, PIL image or u8[H, W, 3], resized (bicubic) to u8[size, size, 3]."""
+    if isinstance(image, str | Path):
+        try:
+            image = Image.open(image).convert("RGB")
+        except OSError as e:
+            raise UserError(str(image), f"unreadable image ({e})", "give a JPEG or PNG file") from e
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            what = f"{image.dtype} array of shape {image.shape}"
+            raise UserError("images", what, "give uint8 RGB images [H, W, 3]")
+        image = Image.fromarray(image)
+    image = image.convert("RGB")
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = (left, top, left + side, top + side)
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+
+
+def preprocess_of(run: config.Run) -> dict[str, Any]:
+    """What an image goes through before the encoder, as exports carry it."""
+    return {
+        "schema_version": PREPROCESS_VERSION,
+        "size": run.data.size,
+        "mean": list(run.data.mean),
+        "std": list(run.data.std),
+        "color": "RGB",
+        "fit": "centre square of the shorter side, bicubic",
+        "embedding": "raw",
+    }
+
+
+def of_state(
+    run: config.Run, params: Params, stats: Params, tower: str = "encoder", **meta
+) -> Model:
+    """The model inside a running training."""
+    plugin = run.towers[tower]
+    return Model(
+        encoder_name=plugin.name,
+        module=plugin.module,
+        encoder_config=plugin.config,
+        params=params[tower],
+        stats=stats[tower],
+        preprocess=preprocess_of(run),
+        config=config.to_dict(run),
+        meta=meta,
+    )
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+    """config.json of a working directory.
+
+    Raises:
+        UserError: there is none, or it is no JSON.
+    """
+    path = Path(workdir) / "config.json"
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as e:
+        raise UserError(str(workdir), "no config.json", "give the workdir of a run") from e
+    except json.JSONDecodeError as e:
+        raise UserError(str(path), f"not JSON ({e})", "restore the file") from e
+
+
+def load_run(workdir: Path, step: int | None = None) -> Model:
+    """The encoder of a run, from its newest checkpoint or the one at `step`."""
+    stored = read_config(workdir)
+    run = config.resolve(stored["config"])
+    step = checkpoint.find(workdir, step)
+    items = checkpoint.Checkpoints(workdir).read(step, ("params", "stats"))
+    meta = {"step": step, "versions": stored.get("versions", {}), "metrics": last_metrics(workdir)}
+    return of_state(run, items["params"], items["stats"], **meta)
+
+
+def last_metrics(workdir: Path) -> dict[str, float]:
+    """The last value of every metric of a run."""
+    path = Path(workdir) / "metrics.jsonl"
+    last: dict[str, float] = {}
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            try:
+                last |= {k: v for k, v in json.loads(line).items() if v is not None}
+            except json.JSONDecodeError:
+                continue  # a line torn by a kill
+    return last
+
+
+def load(directory: str | Path, step: int | None = None) -> Model:
+    """Loads a run (its working directory) or an export.
+
+    >>> model = load("runs/quickstart")                          # doctest: +SKIP
+    >>> model.embed(["anna_1.jpg", "anna_2.jpg"]).shape          # doctest: +SKIP
+    (2, 192)
+    """
+    directory = Path(directory)
+    if (directory / "model.safetensors").is_file():
+        from facejax import export  # pulls in the formats only where one is read
+
+        return export.read(directory)
+    return load_run(directory, step)
