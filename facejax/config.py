@@ -307,7 +307,7 @@ def resolve(values: Mapping[str, Any]) -> Run:
     }
     objectives = {}
     for label, entry in _section(values.get("objective") or {}, "config.objective").items():
-        objective = _objective(label, _section(entry, f"config.objective.{label}"))
+        objective = _objective(run, label, _section(entry, f"config.objective.{label}"))
         if objective.weight != 0:
             objectives[label] = objective
     evals = resolve_evals(values.get("eval") or {})
@@ -345,13 +345,17 @@ def _tower(run: Run, entry: Mapping[str, Any], where: str) -> Plugin:
     if "name" not in entry:
         raise UserError(f"{where}.name", "missing", "set it to an encoder, such as 'vit'")
     plugin = Plugin(**_plugin("encoder", entry.pop("name"), entry, where))
+    return _inherit(plugin, entry, dtype=run.dtype, remat=run.remat, size=run.data.size)
+
+
+def _inherit(plugin: Plugin, entry: Mapping[str, Any], **values: Any) -> Any:
+    """Fills in what the run decides, where the plug-in has such a key and its section doesn't."""
     legal = {f.name for f in dataclasses.fields(plugin.config)}
-    inherited = {"dtype": run.dtype, "remat": run.remat, "size": run.data.size}
-    inherited = {k: v for k, v in inherited.items() if k in legal and k not in entry}
-    return dataclasses.replace(plugin, config=dataclasses.replace(plugin.config, **inherited))
+    filled = {k: v for k, v in values.items() if k in legal and k not in entry}
+    return dataclasses.replace(plugin, config=dataclasses.replace(plugin.config, **filled))
 
 
-def _objective(label: str, entry: Mapping[str, Any]) -> Objective:
+def _objective(run: Run, label: str, entry: Mapping[str, Any]) -> Objective:
     where = f"config.objective.{label}"
     entry = dict(entry)
     weight = _coerce(entry.pop("weight", 1.0), float | Schedule, f"{where}.weight")

@@ -25,10 +25,10 @@ PLACEMENTS = ("replicate", "fsdp", "devices")
 
 RULES = (
     (r"^(step|skipped|nonfinite)$", "replicate"),
-    (r"(^|/)(bias|scale|gamma|count)$", "replicate"),
+    (r"(^|/)(bias|scale|ls1|ls2|count)$", "replicate"),
     (r"^objective/(sparse|velocity)/", "devices"),
     (r"^stats/", "replicate"),
-    (r"(^|/)(kernel|embedding|pos_embed|cls_token|mask_token|registers)$", "fsdp"),
+    (r"(^|/)(kernel|embedding|pos_embed|cls_token|mask_token|registers|latent)$", "fsdp"),
     (r"^objective/", "replicate"),
     (r"(^|/)(objective|modifier)/", "fsdp"),
 )

@@ -45,8 +45,8 @@ def train_step(
         frozen: path -> (params, stats) of the frozen encoders.
 
     Returns:
-        The new state and the metrics: f32[] scalars, and `Histogram`s by name. `ok` tells whether
-        the loss and all gradients were finite; if not, only step counters moved.
+        The new state and the metrics: scalars, and `Histogram`s by name. If the loss or a gradient
+        is not finite, only counters move: `skipped` (in all) and `nonfinite` (the last in a row).
     """
     run = program.run
     B = batch["image"].shape[0]
@@ -69,7 +69,8 @@ def train_step(
         "loss": loss,
         "lr": program.optimizer.lr(state.step),
         "grad_norm": jnp.sqrt(norm**2 + row_norm**2),
-        "ok": ok,
+        "skipped": new.skipped,
+        "nonfinite": new.nonfinite,
     }
     for label, own in losses.items():
         metrics[f"loss/{label}"] = sum_terms(own)

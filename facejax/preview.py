@@ -1,0 +1,65 @@
+"""Pictures for the report: what objectives with a `preview` make of a few rows of a batch."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from facejax.contracts import Ctx, Draw, Params
+from facejax.forward import Batch, forward
+from facejax.state import Program, TrainState, bare
+
+ROWS = 8
+
+
+def previews(
+    program: Program, state: TrainState, batch: Batch, frozen: Params
+) -> dict[str, tuple[list[str], np.ndarray]]:
+    """label -> (column names, u8[rows, columns, S, S, 3]) of the objectives that have a `preview`.
+
+    The first rows of this process's part of the batch are shown.
+    """
+    objectives = program.run.objectives
+    labels = [label for label, o in objectives.items() if hasattr(o.module, "preview")]
+    if not labels:
+        return {}
+    rows = {k: jnp.asarray(v.addressable_shards[0].data)[:ROWS] for k, v in batch.items()}
+    found = _render(_Hashable(program), tuple(labels), state, rows, frozen)
+    mean, std = (np.asarray(program.spec.aug[k], np.float32) for k in ("mean", "std"))
+    out = {}
+    for label, columns in found.items():
+        images = np.stack([np.asarray(c) for c in columns.values()], axis=1) * std + mean
+        out[label] = (list(columns), np.uint8(np.clip(images, 0, 1) * 255 + 0.5))
+    return out
+
+
+class _Hashable:
+    """A program as a static argument: the same object is the same program."""
+
+    def __init__(self, program: Program):
+        self.program = program
+
+    def __hash__(self) -> int:
+        return id(self.program)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Hashable) and other.program is self.program
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _render(program: _Hashable, labels, state: TrainState, rows: Any, frozen: Params):
+    program = program.program
+    count = rows["image"].shape[0]
+    key = jax.random.fold_in(jax.random.key(program.run.seed), state.step)
+    draw = Draw(key, jnp.arange(count, dtype=jnp.int32))
+    features, _ = forward(program, state.params, state.stats, state.ema, frozen, rows, draw)
+    out = {}
+    for label in labels:
+        objective = program.run.objectives[label]
+        feats = {name: features[bare(p)] for name, p in program.passes[label].items()}
+        ctx = Ctx(step=state.step, draw=draw, spec=program.spec)
+        own = state.params["objective"].get(label, {})
+        out[label] = objective.module.preview(objective.config, own, feats, ctx)
+    return out

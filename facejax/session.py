@@ -1,0 +1,199 @@
+"""What a training run needs, checked before anything is compiled, and where it starts."""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import facejax
+from facejax import checkpoint, config, evaluate, mesh, model, state
+from facejax.config import Run
+from facejax.contracts import Params, Spec, TowerSpec
+from facejax.data import pipeline
+from facejax.errors import UserError
+from facejax.optim import flatten
+
+# Keys that may change when a run is resumed or extended; the others would make it another run.
+MAY_CHANGE = {
+    *("steps", "epochs", "micro_batch", "remat", "log_every", "log_batch_ids", "max_bad_share"),
+    *("max_nonfinite", "mesh", "checkpoint", "eval", "profile", "report", "export", "init_from"),
+}
+DATA_MAY_CHANGE = {"workers", "cache"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """All that the loop needs, checked; made before anything is compiled."""
+
+    run: Run
+    workdir: Path
+    mixture: pipeline.Mixture
+    evaluations: list[evaluate.Evaluation]
+    program: state.Program
+    frozen: Params
+    mesh: jax.sharding.Mesh
+    checkpoints: checkpoint.Checkpoints
+
+    @property
+    def primary(self) -> bool:
+        """Whether this process writes what is written once."""
+        return jax.process_index() == 0
+
+
+def prepare(run: Run, workdir: Path) -> Session:
+    """Opens data and evaluators, builds the mesh and plans the step.
+
+    Raises:
+        UserError: whatever is wrong with the input.
+    """
+    mixture = pipeline.open_sources(run.data.sources, run.data.size)
+    if run.steps is None:
+        steps = max(1, round(run.epochs * len(mixture) / run.global_batch))
+        run = dataclasses.replace(run, steps=steps, epochs=None)
+    _check_resumable(run, workdir)
+    evaluations = evaluate.prepare(run)
+    devices = mesh.make(run.mesh)
+    config.check_devices(run, devices.size)
+    spec = spec_of(run, mixture)
+    loaded = {path: model.load(path) for path in state.frozen_paths(run, spec)}
+    encoders = {path: (m.module, m.encoder_config) for path, m in loaded.items()}
+    program = state.plan(run, spec, encoders)
+    missing = [f for f in program.fields() if f != "image" and f not in mixture.fields]
+    if missing:
+        raise UserError(
+            "config.data.sources",
+            f"no source has the field '{missing[0]}' that an objective reads",
+            "name its files in a source, or drop the objective",
+        )
+    state.placement(program, devices)  # a rule that does not fit is found here
+    return Session(
+        run=run,
+        workdir=workdir,
+        mixture=mixture,
+        evaluations=evaluations,
+        program=program,
+        frozen=jax.device_put(
+            {path: (m.params, m.stats) for path, m in loaded.items()}, mesh.replicated(devices)
+        ),
+        mesh=devices,
+        checkpoints=checkpoint.Checkpoints(workdir, run.checkpoint.keep),
+    )
+
+
+def spec_of(run: Run, mixture: pipeline.Mixture) -> Spec:
+    """The run's facts for objectives."""
+    return Spec(
+        steps=run.steps,
+        global_batch=run.global_batch,
+        size=run.data.size,
+        towers={k: t.module.tower(t.config) for k, t in run.towers.items()},
+        classes=mixture.classes,
+        attributes=mixture.attributes,
+        artifacts=run.artifacts,
+        aug={"mean": run.data.mean, "std": run.data.std},
+    )
+
+
+def _check_resumable(run: Run, workdir: Path) -> None:
+    if not (workdir / "config.json").exists():
+        return
+    old, new = model.read_config(workdir)["config"], json.loads(json.dumps(config.to_dict(run)))
+    for key in sorted({*old, *new} - MAY_CHANGE - {"data"}):
+        _same(workdir, f"config.{key}", old.get(key), new.get(key))
+    for key in sorted({*old["data"], *new["data"]} - DATA_MAY_CHANGE):
+        _same(workdir, f"config.data.{key}", old["data"].get(key), new["data"].get(key))
+    if new["steps"] < old["steps"] and checkpoint.Checkpoints(workdir).steps()[-1:] > [
+        new["steps"]
+    ]:
+        raise UserError(
+            "config.steps", f"the run in {workdir} is past step {new['steps']}", "give more steps"
+        )
+
+
+def _same(workdir: Path, where: str, old: Any, new: Any) -> None:
+    if old == new:
+        return
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            _same(workdir, f"{where}.{key}", old.get(key), new.get(key))
+    raise UserError(
+        where,
+        f"{_short(new)}, but the run in {workdir} has {_short(old)}",
+        "use another --workdir (with config.init_from to branch)",
+    )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def write_config(session: Session) -> None:
+    """Writes config.json: the resolved config, versions, commit and devices."""
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+    versions = {name: importlib.metadata.version(name) for name in names}
+    first = jax.devices()[0]
+    path = session.workdir / "config.json"
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    content = {
+        "schema_version": 1,
+        "config": config.to_dict(session.run),
+        "versions": {
+            "facejax": facejax.__version__,
+            "python": platform.python_version(),
+            **versions,
+        },
+        "commit": _commit(),
+        "devices": {"kind": first.device_kind, "count": jax.device_count()},
+        "created": stored.get("created")
+        or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    temporary = path.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def _commit() -> str | None:
+    command = ["git", "-C", str(Path(facejax.__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def starting_state(session: Session) -> tuple[state.TrainState, int]:
+    """The state to go on from, and its completed steps: newest, `init_from` or fresh."""
+    program, steps = session.program, session.checkpoints.steps()
+    if steps:
+        return session.checkpoints.restore(program, session.mesh, steps[-1]), steps[-1]
+    fresh = state.create(program, session.mesh)
+    if session.run.init_from:
+        source = model.load(session.run.init_from)
+        _compatible(session.run, source)
+        where = state.placement(program, session.mesh)
+        placed = jax.device_put(
+            (source.params, source.stats), (where.params["encoder"], where.stats["encoder"])
+        )
+        fresh = state.with_encoders(program, fresh, {"encoder": placed})
+    return fresh, 0
+
+
+def _compatible(run: Run, source: model.Model) -> None:
+    tower = run.towers["encoder"]
+    shapes = jax.eval_shape(lambda: tower.module.init(tower.config, jax.random.key(0), TowerSpec()))
+    want = {k: tuple(v.shape) for k, v in flatten(shapes[0]).items()}
+    have = {k: tuple(v.shape) for k, v in flatten(source.params).items()}
+    different = sorted(k for k in {*want, *have} if want.get(k) != have.get(k))
+    if different:
+        raise UserError(
+            "config.init_from",
+            f"{run.init_from} holds another encoder ({different[0]}, {len(different)} differences)",
+            "give config.encoder the options of that run",
+        )
