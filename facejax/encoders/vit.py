@@ -1,0 +1,354 @@
+"""The Vision Transformer (Dosovitskiy et al. 2021, arXiv:2010.11929), as MAE trains it.
+
+Pre-norm blocks, fused qkv, exact GELU, norm eps 1e-6, fixed sine-cosine positions by default. Class
+token and registers (Darcet et al. 2024, arXiv:2309.16588) carry no position. The final norm runs
+over all tokens, and pooling comes after it.
+
+Parameters, with D the width and p the patch side:
+
+    patch_embed/{kernel [p*p*3, D], bias}    pixels of a patch in (row, column, channel) order
+    cls_token [1, D], registers [R, D], mask_token [1, D], pos_embed [N, D]    where configured
+    blocks_00/{norm1, attn/{qkv, proj}, ls1, norm2, mlp/{fc1, fc2}, ls2}, blocks_01, ...
+    norm, attn_pool/{latent, q, kv, proj, norm, mlp/{fc1, fc2}}, neck
+"""
+
+import zlib
+from dataclasses import dataclass, fields
+from typing import Literal, NamedTuple, get_args, get_origin
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from facejax.contracts import Draw, Drawn, Features, Output, Params, Tower, TowerSpec
+from facejax.errors import UserError, nearest
+from facejax.layers import NORM_EPS, AttentionPool, Block, dense, sincos_2d
+
+
+class Dims(NamedTuple):
+    """The four numbers that make a size of ViT."""
+
+    width: int
+    depth: int
+    heads: int
+    mlp_ratio: float
+
+
+VARIANTS = {
+    "Ti": Dims(192, 12, 3, 4.0),
+    "S": Dims(384, 12, 6, 4.0),
+    "B": Dims(768, 12, 12, 4.0),
+    "L": Dims(1024, 24, 16, 4.0),
+    "H": Dims(1280, 32, 16, 4.0),
+    "g": Dims(1408, 40, 16, 48 / 11),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the encoder `vit`.
+
+    Attributes:
+        variant: size, a key of `VARIANTS`.
+        width, depth, heads, mlp_ratio: override those of the variant.
+        patch: side of a patch in pixels; divides `size`.
+        size: side in pixels of the images that the positions are for; None: the run's data.size.
+        pool: "class" (class token), "mean" (of the patch tokens) or "attention".
+        class_token: None: only where `pool` needs it.
+        positions: "sincos" is fixed and recomputed for other input sizes, "learned" is resized.
+        registers: number of register tokens.
+        layer_scale: initial LayerScale, None for none.
+        drop_path: stochastic depth of the last block, rising linearly from 0 at the first.
+        qkv_bias: whether queries, keys and values have a bias.
+        neck: what turns the pooled features into the embedding.
+        embed: width of the neck's output; 0 with neck "none".
+        dtype: compute dtype; parameters are float32.
+        scan: run the blocks as one `lax.scan`: faster to compile, same parameters.
+        remat: what the backward pass recomputes: nothing, whole blocks, or all but matrix products.
+        attention: "cudnn" needs a GPU and bfloat16.
+    """
+
+    variant: str = "B"
+    width: int | None = None
+    depth: int | None = None
+    heads: int | None = None
+    mlp_ratio: float | None = None
+    patch: int = 16
+    size: int | None = None
+    pool: Literal["class", "mean", "attention"] = "class"
+    class_token: bool | None = None
+    positions: Literal["sincos", "learned"] = "sincos"
+    registers: int = 0
+    layer_scale: float | None = None
+    drop_path: float = 0.0
+    qkv_bias: bool = True
+    neck: Literal["none", "linear"] = "none"
+    embed: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    scan: bool = False
+    remat: Literal["none", "full", "dots"] = "none"
+    attention: Literal["xla", "cudnn"] = "xla"
+
+    def __post_init__(self):
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if get_origin(f.type) is Literal and value not in get_args(f.type):
+                remedy = nearest(str(value), get_args(f.type))
+                raise UserError(f"encoder.{f.name}", f"no such choice '{value}'", remedy)
+        if self.variant not in VARIANTS:
+            what, remedy = f"no variant '{self.variant}'", nearest(self.variant, VARIANTS)
+            raise UserError("encoder.variant", what, remedy)
+        width, _, heads, _ = self.dims
+        if width % heads:
+            what = f"{heads} heads do not divide the width {width}"
+            raise UserError("encoder.heads", what, "choose a divisor of the width")
+        if width % 4 and self.positions == "sincos":
+            what = f"sine-cosine positions need a multiple of 4, not {width}"
+            raise UserError("encoder.width", what, "change it or use positions 'learned'")
+        if self.size is not None and self.size % self.patch:
+            what = f"{self.patch} does not divide the image side {self.size}"
+            raise UserError("encoder.patch", what, "choose a divisor of the image side")
+        if self.pool == "class" and self.class_token is False:
+            what = "pool 'class' needs the class token"
+            raise UserError("encoder.class_token", what, "use pool 'mean' or 'attention'")
+        if (self.neck == "linear") != (self.embed > 0):
+            what = f"neck '{self.neck}' does not go with embed {self.embed}"
+            raise UserError("encoder.embed", what, "a linear neck needs a width, no neck needs 0")
+
+    @property
+    def dims(self) -> Dims:
+        """Width, depth, heads and MLP ratio with the overrides applied."""
+        own = Dims(self.width, self.depth, self.heads, self.mlp_ratio)
+        return Dims(*(b if a is None else a for a, b in zip(own, VARIANTS[self.variant])))
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether there is a class token."""
+        return self.pool == "class" if self.class_token is None else self.class_token
+
+    @property
+    def prefix(self) -> int:
+        """Number of tokens before the patch tokens."""
+        return self.has_class_token + self.registers
+
+    @classmethod
+    def tiny(cls) -> "Config":
+        """A model of 16 patches that compiles in a second."""
+        return cls(width=32, depth=2, heads=2, mlp_ratio=2.0, patch=4, size=16)
+
+
+def tower(cfg: Config) -> Tower:
+    """Publishes the geometry; `cfg.size` is set."""
+    width, depth, _, _ = cfg.dims
+    return Tower(width, cfg.embed or width, cfg.patch, cfg.prefix, cfg.size, depth)
+
+
+def block_name(index: int) -> str:
+    """The parameter name of block `index`."""
+    return f"blocks_{index:02d}"
+
+
+def init(cfg: Config, rng: jax.Array, spec: TowerSpec) -> tuple[Params, Params]:
+    """Draws the parameters; `cfg.size` is set.
+
+    Each parameter's key depends on its name alone, so options add parameters without changing the
+    others.
+
+    Returns:
+        (params, stats): nested dicts of f32 arrays; stats is empty.
+    """
+    width, depth, _, _ = cfg.dims
+    normal = nn.initializers.normal(0.02)
+
+    def key(name):
+        return jax.random.fold_in(rng, zlib.crc32(name.encode()))
+
+    def module(name, layer, shape):
+        return layer.init(key(name), jnp.zeros(shape))["params"]
+
+    patches = cfg.patch**2 * 3
+    rows, columns = tower(cfg).grid()
+    params = {"patch_embed": module("patch_embed", dense(width), (1, patches))}
+    tokens = {
+        "cls_token": int(cfg.has_class_token),
+        "registers": cfg.registers,
+        "mask_token": int(spec.mask_token),
+        "pos_embed": rows * columns if cfg.positions == "learned" else 0,
+    }
+    params |= {n: normal(key(n), (count, width)) for n, count in tokens.items() if count}
+    params |= {n: module(n, _block(cfg), (1, 1, width)) for n in map(block_name, range(depth))}
+    params["norm"] = module("norm", _norm(), (1, width))
+    if cfg.pool == "attention":
+        params["attn_pool"] = module("attn_pool", _attention_pool(cfg), (1, 1, width))
+    if cfg.neck == "linear":
+        params["neck"] = module("neck", dense(cfg.embed), (1, width))
+    return params, {}
+
+
+def apply(
+    cfg: Config,
+    params: Params,
+    stats: Params,
+    inputs: dict[str, jax.Array],
+    *,
+    mask: Drawn | None = None,
+    context: None = None,
+    cond: None = None,
+    draw: Draw | None = None,
+    train: bool = False,
+    outputs: tuple[Output, ...] = ("pooled",),
+) -> tuple[Features, Params]:
+    """Encodes images.
+
+    Args:
+        cfg: the options.
+        params: as `init` makes them.
+        stats: empty; returned as it came.
+        inputs: "image" f32[B, S, S, 3] RGB, mean and std applied, S any multiple of the patch.
+        mask: with `keep`, only the kept patches are projected and computed; without, the mask token
+            stands in for the embeddings of the removed patches. Positions are of the full grid.
+        context, cond: this family takes neither.
+        draw: randomness of stochastic depth; None for none.
+        train: stochastic depth is off unless this is true.
+        outputs: which of "pooled", "prefix", "tokens" and "layers" to return.
+
+    Returns:
+        (features, stats): pooled is float32, the rest in the compute dtype; `keep` and `mask` are
+        those of the argument.
+    """
+    if context is not None or cond is not None:
+        raise ValueError("vit takes neither context nor cond")
+    x = _embed(cfg, params, inputs["image"], mask)
+    scales = _branch_scales(cfg, draw) if train and draw is not None and cfg.drop_path else None
+    x, layers = _run_blocks(cfg, params, x, scales, "layers" in outputs)
+    normed = _norm().apply({"params": params["norm"]}, x)
+    prefix, tokens = normed[:, : cfg.prefix], normed[:, cfg.prefix :]
+    features = Features(
+        pooled=_pool(cfg, params, prefix, tokens) if "pooled" in outputs else None,
+        prefix=prefix.astype(cfg.dtype) if "prefix" in outputs else None,
+        tokens=tokens.astype(cfg.dtype) if "tokens" in outputs else None,
+        layers=layers,
+        keep=mask.keep if mask is not None else None,
+        mask=mask.mask if mask is not None else None,
+    )
+    return features, stats
+
+
+def flops(cfg: Config, size: int | None = None, keep: int | None = None) -> float:
+    """Matrix-product FLOPs of one image's forward pass, a multiply-add counted as two.
+
+    Args:
+        cfg: the options.
+        size: side of the image in pixels; None: `cfg.size`.
+        keep: number of patch tokens that are computed; None: all.
+    """
+    D, depth, _, ratio = cfg.dims
+    hidden = int(D * ratio)
+    rows, columns = tower(cfg).grid(size)
+    n = rows * columns if keep is None else keep
+    N = n + cfg.prefix
+    total = 2 * n * cfg.patch**2 * 3 * D
+    total += depth * (8 * N * D**2 + 4 * N**2 * D + 4 * N * D * hidden)
+    if cfg.pool == "attention":
+        total += 4 * D**2 + 4 * n * D**2 + 4 * n * D + 4 * D * hidden
+    return float(total + 2 * D * cfg.embed)
+
+
+def _block(cfg: Config) -> Block:
+    width, _, heads, ratio = cfg.dims
+    dtype = jnp.dtype(cfg.dtype)
+    return Block(width, heads, ratio, cfg.qkv_bias, cfg.layer_scale, cfg.attention, dtype)
+
+
+def _norm() -> nn.LayerNorm:
+    return nn.LayerNorm(NORM_EPS, use_fast_variance=False, dtype=jnp.float32)
+
+
+def _attention_pool(cfg: Config) -> AttentionPool:
+    _, _, heads, ratio = cfg.dims
+    return AttentionPool(heads, ratio, jnp.dtype(cfg.dtype))
+
+
+def _embed(cfg: Config, params: Params, image: jax.Array, mask: Drawn | None) -> jax.Array:
+    """Images to tokens [B, P + n, D]. Patches are gathered before they are projected."""
+    B, p, D = image.shape[0], cfg.patch, cfg.dims.width
+    grid = image.shape[1] // p, image.shape[2] // p
+    patches = image.reshape(B, grid[0], p, grid[1], p, 3).transpose(0, 1, 3, 2, 4, 5)
+    patches = patches.reshape(B, grid[0] * grid[1], p * p * 3)
+    positions = jnp.broadcast_to(_positions(cfg, params, grid)[None], (B, *patches.shape[1:2], D))
+    if mask is not None and mask.keep is not None:
+        patches = jnp.take_along_axis(patches, mask.keep[..., None], axis=1)
+        positions = jnp.take_along_axis(positions, mask.keep[..., None], axis=1)
+    x = dense(D, dtype=jnp.dtype(cfg.dtype)).apply({"params": params["patch_embed"]}, patches)
+    if mask is not None and mask.keep is None:
+        removed = (mask.mask & 1).astype(bool)[..., None]
+        x = jnp.where(removed, params["mask_token"][None].astype(x.dtype), x)
+    x = x + positions.astype(x.dtype)
+    prefix = [params[name] for name in ("cls_token", "registers") if name in params]
+    prefix = [jnp.broadcast_to(t[None], (B, *t.shape)).astype(x.dtype) for t in prefix]
+    return jnp.concatenate([*prefix, x], axis=1)
+
+
+def _positions(cfg: Config, params: Params, grid: tuple[int, int]) -> jax.Array:
+    """f32[N, D] for this grid; learned ones are resized bicubically with antialiasing, as timm."""
+    D = cfg.dims.width
+    if cfg.positions == "sincos":
+        return jnp.asarray(sincos_2d(D, grid))
+    own = tower(cfg).grid()
+    if grid == own:
+        return params["pos_embed"]
+    plane = params["pos_embed"].reshape(*own, D)
+    return jax.image.resize(plane, (*grid, D), "bicubic", antialias=True).reshape(-1, D)
+
+
+def _branch_scales(cfg: Config, draw: Draw) -> jax.Array:
+    """f32[depth, B, 2]: 0 where stochastic depth drops a branch of a row, else 1 / keep."""
+    depth = cfg.dims.depth
+
+    def scales(index):
+        keep = 1.0 - cfg.drop_path * index / max(depth - 1, 1)
+        keys = draw.fold(block_name(index)).keys()
+        uniform = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)
+        return (uniform < keep) / jnp.float32(keep)
+
+    return jnp.stack([scales(i) for i in range(depth)])
+
+
+def _run_blocks(cfg, params, x, scales, want_layers):
+    """Returns the residual stream after the last block and, if wanted, after each block."""
+    block = _block(cfg)
+
+    def step(x, xs):
+        block_params, scale = xs
+        x = block.apply({"params": block_params}, x, scale)
+        return x, x if want_layers else None
+
+    if cfg.remat != "none":
+        dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        step = jax.checkpoint(
+            step, policy=dots if cfg.remat == "dots" else None, prevent_cse=not cfg.scan
+        )
+    blocks = [params[block_name(i)] for i in range(cfg.dims.depth)]
+    if cfg.scan:
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
+        x, layers = jax.lax.scan(step, x, (stacked, scales))
+    else:
+        layers = []
+        for i, block_params in enumerate(blocks):
+            x, layer = step(x, (block_params, None if scales is None else scales[i]))
+            layers.append(layer)
+    return x, tuple(layers) if want_layers else None
+
+
+def _pool(cfg: Config, params: Params, prefix: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Normed tokens to the embedding, f32[B, embed]. Registers and class token don't join in."""
+    if cfg.pool == "class":
+        pooled = prefix[:, 0]
+    elif cfg.pool == "mean":
+        pooled = tokens.mean(axis=1)
+    else:
+        pooled = _attention_pool(cfg).apply({"params": params["attn_pool"]}, tokens)
+    pooled = pooled.astype(jnp.float32)
+    if cfg.neck == "linear":
+        pooled = dense(cfg.embed).apply({"params": params["neck"]}, pooled)
+    return pooled

@@ -1,0 +1,241 @@
+"""Blocks that encoders and objective heads share, as Flax Linen modules.
+
+Shapes: B rows, N tokens, D width. Parameters are float32; `dtype` is the compute dtype, None means
+that of the input and the parameters. Normalisation and softmax run in float32 or wider whatever the
+compute dtype. Linear layers start Xavier-uniform with zero bias, a fused qkv as one matrix, as in
+MAE (He et al. 2022, arXiv:2111.06377).
+"""
+
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+NORM_EPS = 1e-6
+
+dense = partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform())
+"""A Linear layer with the initialisation of this module."""
+
+
+def layer_norm(x: jax.Array, name: str, eps: float = NORM_EPS, affine: bool = True) -> jax.Array:
+    """Layer normalisation over the last axis, inside a compact module.
+
+    Returns:
+        As `x`, in float32 or wider; the layer that follows casts.
+    """
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    norm = nn.LayerNorm(
+        eps, use_bias=affine, use_scale=affine, use_fast_variance=False, dtype=wide, name=name
+    )
+    return norm(x)
+
+
+class Mlp(nn.Module):
+    """Linear, exact (erf) GELU, Linear back to the width of the input: [B, N, D] -> [B, N, D].
+
+    Attributes:
+        hidden: width between the two layers.
+        dtype: compute dtype.
+    """
+
+    hidden: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = dense(self.hidden, dtype=self.dtype, name="fc1")(x)
+        return dense(x.shape[-1], dtype=self.dtype, name="fc2")(nn.gelu(h, approximate=False))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with a fused qkv projection: [B, N, D] -> [B, N, D].
+
+    Attributes:
+        heads: number of heads; divides D.
+        qkv_bias: whether queries, keys and values have a bias.
+        implementation: of `jax.nn.dot_product_attention`; "cudnn" needs a GPU and bfloat16.
+        dtype: compute dtype.
+    """
+
+    heads: int
+    qkv_bias: bool = True
+    implementation: Literal["xla", "cudnn"] = "xla"
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        B, N, D = x.shape
+        qkv = dense(3 * D, use_bias=self.qkv_bias, dtype=self.dtype, name="qkv")(x)
+        qkv = qkv.reshape(B, N, 3, self.heads, D // self.heads)
+        out = jax.nn.dot_product_attention(
+            qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], implementation=self.implementation
+        )
+        return dense(D, dtype=self.dtype, name="proj")(out.reshape(B, N, D))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block: [B, N, D] -> [B, N, D].
+
+        x = x + ls1 * attn(norm1(x));  x = x + ls2 * mlp(norm2(x))
+
+    Attributes:
+        width: D.
+        heads: number of attention heads; divides `width`.
+        mlp_ratio: hidden width of the MLP over `width`, rounded down to a whole number.
+        qkv_bias: whether queries, keys and values have a bias.
+        layer_scale: initial value of the per-channel scales ls1 and ls2, None for no scales
+            (Touvron et al. 2021, arXiv:2103.17239).
+        attention: see `Attention.implementation`.
+        dtype: compute dtype.
+    """
+
+    width: int
+    heads: int
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    layer_scale: float | None = None
+    attention: Literal["xla", "cudnn"] = "xla"
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, branch_scale: jax.Array | None = None) -> jax.Array:
+        """Runs the block.
+
+        Args:
+            x: [B, N, D].
+            branch_scale: f32[B, 2], factors of the attention and of the MLP branch per row
+                (stochastic depth: 0 or 1 / keep probability), or None for 1.
+        """
+        x = x.astype(self.dtype or x.dtype)
+        attn = Attention(self.heads, self.qkv_bias, self.attention, self.dtype, name="attn")
+        x = self._add(x, attn(layer_norm(x, "norm1")), "ls1", branch_scale, 0)
+        mlp = Mlp(int(self.width * self.mlp_ratio), self.dtype, name="mlp")
+        return self._add(x, mlp(layer_norm(x, "norm2")), "ls2", branch_scale, 1)
+
+    def _add(self, x, branch, name, branch_scale, index):
+        if self.layer_scale is not None:
+            init = nn.initializers.constant(self.layer_scale)
+            branch = branch * self.param(name, init, (self.width,))[None, None].astype(branch.dtype)
+        if branch_scale is not None:
+            branch = branch * branch_scale[:, index, None, None].astype(branch.dtype)
+        return x + branch
+
+
+class AttentionPool(nn.Module):
+    """Pools tokens with one learned query: [B, N, D] -> [B, D].
+
+        y = proj(attend(q(latent), kv(x)));  y + mlp(norm(y))
+
+    The multi-head attention pooling of "Scaling Vision Transformers" (Zhai et al. 2022,
+    arXiv:2106.04560).
+
+    Attributes:
+        heads: number of heads; divides D.
+        mlp_ratio: as in `Block`.
+        dtype: compute dtype.
+    """
+
+    heads: int
+    mlp_ratio: float = 4.0
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        B, N, D = x.shape
+        latent = self.param("latent", nn.initializers.truncated_normal(D**-0.5), (1, D))
+        q = dense(D, dtype=self.dtype, name="q")(latent).reshape(1, 1, self.heads, -1)
+        kv = dense(2 * D, dtype=self.dtype, name="kv")(x).reshape(B, N, 2, self.heads, -1)
+        q = jnp.broadcast_to(q, (B, *q.shape[1:]))
+        y = jax.nn.dot_product_attention(q, kv[:, :, 0], kv[:, :, 1], implementation="xla")
+        y = dense(D, dtype=self.dtype, name="proj")(y.reshape(B, D))
+        mlp = Mlp(int(D * self.mlp_ratio), self.dtype, name="mlp")
+        return y + mlp(layer_norm(y, "norm"))
+
+
+class BatchNorm(nn.Module):
+    """Normalises each channel over all leading axes with the statistics of this batch.
+
+    Under jit the batch is the global one. There are no running statistics: this is for heads, which
+    are only used in training.
+
+    Attributes:
+        affine: whether a scale and a bias follow.
+        eps: added to the variance.
+    """
+
+    affine: bool = True
+    eps: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        axes = tuple(range(x.ndim - 1))
+        centred = wide - wide.mean(axes, keepdims=True)
+        y = centred * jax.lax.rsqrt((centred**2).mean(axes, keepdims=True) + self.eps)
+        if not self.affine:
+            return y
+        D = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (D,))
+        bias = self.param("bias", nn.initializers.zeros, (D,))
+        channels = (1,) * len(axes) + (D,)
+        return y * scale.reshape(channels) + bias.reshape(channels)
+
+
+class MlpHead(nn.Module):
+    """A projector or predictor: (Linear, norm, activation) repeated, and a Linear: [..., D].
+
+    Attributes:
+        widths: output width of each Linear layer.
+        norm: after every Linear but the last; "batch" uses `BatchNorm` and Linears without bias.
+        final_norm: whether the norm, without scale and bias, follows the last Linear too.
+        activation: "relu" or "gelu" (exact).
+        dtype: compute dtype.
+    """
+
+    widths: tuple[int, ...]
+    norm: Literal["none", "layer", "batch"] = "none"
+    final_norm: bool = False
+    activation: Literal["relu", "gelu"] = "relu"
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        act = {"relu": nn.relu, "gelu": partial(nn.gelu, approximate=False)}[self.activation]
+        last = len(self.widths) - 1
+        for i, width in enumerate(self.widths):
+            normed = self.norm != "none" and (i < last or self.final_norm)
+            bias = not (normed and self.norm == "batch")
+            x = dense(width, use_bias=bias, dtype=self.dtype, name=f"fc_{i}")(x)
+            if normed and self.norm == "batch":
+                x = BatchNorm(affine=i < last, name=f"norm_{i}")(x)
+            elif normed:
+                x = layer_norm(x, f"norm_{i}", eps=1e-5, affine=i < last)
+            if i < last:
+                x = act(x)
+        return x
+
+
+def sincos_2d(width: int, grid: tuple[int, int]) -> np.ndarray:
+    """The fixed two-dimensional sine-cosine positions of MAE.
+
+    The first half of the channels encodes the column, the second half the row. Position t gives
+    [sin(t w), cos(t w)] with w_k = 10000 ** (-k / (width / 4)), k < width / 4.
+
+    Args:
+        width: D, a multiple of 4.
+        grid: rows and columns of patches.
+
+    Returns:
+        f32[rows * columns, width], patches in row-major order.
+
+    >>> sincos_2d(4, (1, 2)).round(2).tolist()
+    [[0.0, 1.0, 0.0, 1.0], [0.8399999737739563, 0.5400000214576721, 0.0, 1.0]]
+    """
+    rows, columns = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
+    omega = 10000.0 ** (-np.arange(width // 4) / (width / 4))
+    angles = [t[:, None] * omega[None] for t in (columns, rows)]
+    parts = [f(a) for a in angles for f in (np.sin, np.cos)]
+    return np.concatenate(parts, axis=1).astype(np.float32)
