@@ -1,0 +1,92 @@
+"""What tests of the step share: resolved runs without files, batches, programs, states."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from facejax import config, mesh, state
+from facejax.config import MeshShape, Run
+from facejax.contracts import Spec
+from facejax.step import train_step
+
+SIZE, CLASSES = 16, 12
+
+
+def resolve(objective: Mapping[str, Any], **keys: Any) -> Run:
+    """A run on the toy encoder; `keys` override."""
+    values = {
+        "steps": 10,
+        "global_batch": 8,
+        "encoder": {"name": "toy"},
+        "objective": objective,
+        "optimizer": {"name": "sgd", "lr": 0.1, "schedule": {"kind": "constant"}},
+        "data": {"size": SIZE, "sources": ({"name": "synthetic"},)},
+        **keys,
+    }
+    return config.resolve(values)
+
+
+def program_of(run: Run, frozen: Mapping[str, Any] | None = None) -> state.Program:
+    spec = Spec(
+        steps=run.steps,
+        global_batch=run.global_batch,
+        size=run.data.size,
+        towers={k: t.module.tower(t.config) for k, t in run.towers.items()},
+        classes={"identity": CLASSES},
+        aug={"mean": run.data.mean, "std": run.data.std},
+    )
+    return state.plan(run, spec, frozen)
+
+
+def batch_of(run: Run, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    B, S = run.global_batch, run.data.size
+    return {
+        "image": rng.integers(0, 256, (B, S, S, 3), dtype=np.uint8),
+        "identity": rng.integers(0, CLASSES, B).astype(np.int32),
+        "feature": rng.normal(size=(B, 8)).astype(np.float32),
+    }
+
+
+def steps(
+    run: Run, count: int = 1, *, devices: int = 1, shape=(-1, 1), frozen=None, frozen_params=None
+) -> tuple[state.TrainState, list[dict[str, Any]]]:
+    """Runs `count` steps from scratch on a mesh of fake devices."""
+    program = program_of(run, frozen)
+    grid = mesh.make(MeshShape(*shape), jax.devices()[:devices])
+    current = state.create(program, grid)
+    placed = state.placement(program, grid)
+    step = jax.jit(
+        functools.partial(train_step, program),
+        donate_argnums=0,
+        out_shardings=(placed, mesh.replicated(grid)),
+    )
+    history = []
+    for n in range(count):
+        batch = {k: v for k, v in batch_of(run, n).items() if k in program.fields()}
+        batch = mesh.to_global(grid, run.global_batch, batch)
+        current, metrics = step(current, batch, frozen_params or {})
+        history.append(jax.device_get(metrics))
+    return current, history
+
+
+def leaves(tree: Any) -> dict[str, np.ndarray]:
+    from facejax.optim import flatten
+
+    return {k: np.asarray(v) for k, v in flatten(tree).items()}
+
+
+def assert_close(a: Any, b: Any, atol: float, rtol: float = 0.0) -> None:
+    """Two trees with the same paths and nearly the same values."""
+    a, b = leaves(a), leaves(b)
+    assert a.keys() == b.keys()
+    for path in a:
+        np.testing.assert_allclose(a[path], b[path], atol=atol, rtol=rtol, err_msg=path)
+
+
+def replace_data(run: Run, **keys: Any) -> Run:
+    return dataclasses.replace(run, data=dataclasses.replace(run.data, **keys))
