@@ -51,40 +51,40 @@ class Param:
 # see `_synthetic_shape`. Angles are in degrees, colours in [0, 1].
 FACTORS: dict[str, dict[str, Param]] = {
     "identity": {
-        "face_width": Param(0.68, 0.88),
-        "jaw": Param(-0.14, 0.24),
-        "cheek": Param(-0.06, 0.09),
+        "face_width": Param(0.65, 0.90),
+        "jaw": Param(-0.18, 0.28),
+        "cheek": Param(-0.07, 0.10),
         "forehead": Param(-0.08, 0.08),
-        "eye_level": Param(0.02, 0.13),
-        "eye_gap": Param(0.35, 0.50),
-        "eye_width": Param(0.15, 0.215),
-        "eye_height": Param(0.045, 0.085),
-        "eye_tilt": Param(-0.16, 0.24),
-        "iris": Param(0.080, 0.105),
-        "brow_gap": Param(0.13, 0.24),
-        "brow_length": Param(0.18, 0.28),
-        "brow_thickness": Param(0.018, 0.055),
-        "brow_arch": Param(0.0, 0.09),
-        "brow_slope": Param(-0.05, 0.09),
-        "nose_length": Param(0.23, 0.37),
-        "nose_width": Param(0.13, 0.26),
+        "eye_level": Param(0.01, 0.13),
+        "eye_gap": Param(0.34, 0.51),
+        "eye_width": Param(0.16, 0.24),
+        "eye_height": Param(0.050, 0.105),
+        "eye_tilt": Param(-0.22, 0.32),
+        "iris": Param(0.085, 0.115),
+        "brow_gap": Param(0.14, 0.26),
+        "brow_length": Param(0.18, 0.30),
+        "brow_thickness": Param(0.018, 0.068),
+        "brow_arch": Param(0.00, 0.12),
+        "brow_slope": Param(-0.08, 0.12),
+        "nose_length": Param(0.22, 0.39),
+        "nose_width": Param(0.12, 0.29),
         "nose_bridge": Param(0.055, 0.11),
-        "nose_height": Param(0.11, 0.22),
-        "lip_gap": Param(0.16, 0.25),
-        "mouth_width": Param(0.22, 0.40),
-        "upper_lip": Param(0.03, 0.075),
-        "lower_lip": Param(0.045, 0.105),
+        "nose_height": Param(0.10, 0.23),
+        "lip_gap": Param(0.15, 0.25),
+        "mouth_width": Param(0.22, 0.43),
+        "upper_lip": Param(0.03, 0.085),
+        "lower_lip": Param(0.05, 0.12),
         "cupid_bow": Param(0.0, 0.5),
-        "hairline": Param(-0.64, -0.38),
+        "hairline": Param(-0.66, -0.44),
         "hairline_curve": Param(-0.35, 0.5),
         "ear_size": Param(0.15, 0.25),
         "chin_cleft": Param(-1.0, 1.0),
         "mole_a_u": Param(-0.65, 0.65),
         "mole_a_v": Param(0.15, 0.60),
-        "mole_a_size": Param(-0.03, 0.06),
+        "mole_a_size": Param(-0.04, 0.07),
         "mole_b_u": Param(-0.65, 0.65),
         "mole_b_v": Param(-0.35, 0.75),
-        "mole_b_size": Param(-0.05, 0.05),
+        "mole_b_size": Param(-0.04, 0.07),
         "freckles": Param(-1.0, 1.0),
     },
     "age": {"age": Param(18.0, 80.0, neutral=30.0)},
@@ -93,20 +93,20 @@ FACTORS: dict[str, dict[str, Param]] = {
         "intensity": Param(0.5, 1.0, neutral=1.0),
     },
     "pose": {
-        "pitch": Param(-14.0, 14.0),
-        "yaw": Param(-28.0, 28.0),
-        "roll": Param(-12.0, 12.0),
+        "pitch": Param(-10.00, 10.00),
+        "yaw": Param(-24.00, 24.00),
+        "roll": Param(-10.00, 10.00),
     },
     "framing": {
-        "centre_x": Param(0.46, 0.54),
-        "centre_y": Param(0.46, 0.53),
-        "scale": Param(0.32, 0.38),
+        "centre_x": Param(0.47, 0.53),
+        "centre_y": Param(0.47, 0.52),
+        "scale": Param(0.37, 0.42),
     },
     "gaze": {"gaze_x": Param(-0.06, 0.06), "gaze_y": Param(-0.012, 0.012)},
     "light": {
         "azimuth": Param(-70.0, 70.0),
         "elevation": Param(-10.0, 60.0),
-        "ambient": Param(0.35, 0.65),
+        "ambient": Param(0.42, 0.68),
         "warmth": Param(-0.04, 0.08),
     },
     "background": {
@@ -194,8 +194,13 @@ def draw(
     Returns:
         Parameter name -> f64[n].
     """
-    person = np.stack([_uniforms(seed, 0, int(i)) for i in people])
-    shot = np.stack([_uniforms(seed, 1, int(i), int(k)) for i, k in zip(streams, shots)])
+    person = np.zeros((len(people), len(FACTORS), COLUMNS))
+    shot = np.zeros_like(person)
+    for row, (i, j, k) in enumerate(zip(people, streams, shots)):
+        person[row] = _uniforms(seed, 0, int(i))
+        shot[row] = _uniforms(seed, 1, int(j), int(k))
+    # Pushed towards both ends: distinctive faces are easier to tell apart than average ones.
+    person = person * person * (3 - 2 * person)
     values = {}
     for row, (factor, group) in enumerate(FACTORS.items()):
         uniforms = person if factor == "identity" else shot

@@ -241,7 +241,7 @@ def _brows(c: _Canvas, p: SimpleNamespace, face: SimpleNamespace, hair: np.ndarr
     distance = np.minimum(half - np.abs(face.v - line), (1 - np.abs(t)) * p.brow_length)
     cover = 0.88 * c.edge(distance, 1.3)
     label = np.where(face.u < 0, LAPA.index("right_brow"), LAPA.index("left_brow"))
-    c.over(cover, hair * (0.75 * face.light)[:, None], label)
+    c.over(cover, hair * (0.55 * face.light)[:, None], label)
 
 
 def _mouth(c: _Canvas, p: SimpleNamespace, face: SimpleNamespace, skin: np.ndarray) -> None:
@@ -251,17 +251,20 @@ def _mouth(c: _Canvas, p: SimpleNamespace, face: SimpleNamespace, skin: np.ndarr
     top, inner_top, inner_bottom, bottom = shape.lip_lines(p, t2)
     red = _rgb(*(np.full_like(p.iris, k) for k in (0.62, 0.22, 0.22)))
     lip = _mix(skin * red * 1.5, red, np.float32(0.35))
-    gap = np.minimum(v - inner_top, inner_bottom - v)
-    inside = c.edge(gap) * (p.gap > 0.005)
+    ends = (1 - np.abs(t)) * p.mouth_half
+    between = np.minimum(v - inner_top, inner_bottom - v)
+    inside = c.edge(np.minimum(ends, between)) * (p.gap > 0.005)
     teeth = _clip((inner_top + 0.055 - v) * 30) * _clip((0.9 - np.abs(t)) * 6)
     dark = _rgb(*(np.full_like(p.iris, k) for k in (0.20, 0.06, 0.06)))
+    lips = c.edge(np.minimum(ends, np.minimum(v - top, bottom - v)))
+    above = v < (inner_top + inner_bottom) / 2
+    # A sheen on the lower lip; the upper one turns away from the light.
+    sheen = 1.02 + 0.22 * shape.bump((t * 1.6) ** 2 + ((v - (inner_bottom + bottom) / 2) * 30) ** 2)
+    tone = np.where(above, 0.88, sheen) * face.light
+    label = np.where(above, LAPA.index("upper_lip"), LAPA.index("lower_lip"))
+    c.over(0.85 * lips, lip * tone[:, None], label)
     c.over(inside, dark, "inner_mouth")
     c.over(0.95 * inside * teeth, (0.88 * face.light)[:, None])
-    upper = c.edge(np.minimum(v - top, inner_top - v))
-    lower = c.edge(np.minimum(v - inner_bottom, bottom - v))
-    c.over(0.85 * upper, lip * (0.88 * face.light)[:, None], "upper_lip")
-    sheen = 1.02 + 0.22 * shape.bump((t * 1.6) ** 2 + ((v - (inner_bottom + bottom) / 2) * 30) ** 2)
-    c.over(0.85 * lower, lip * (sheen * face.light)[:, None], "lower_lip")
     seam = c.edge(0.012 - np.abs(v - (inner_top + inner_bottom) / 2)) * (np.abs(t) < 1.04)
     c.shade(0.55 * seam * (p.gap <= 0.06))
     c.shade(0.28 * shape.bump((u * 3.2) ** 2 + ((v - bottom - 0.05) * 14) ** 2))

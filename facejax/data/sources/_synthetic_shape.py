@@ -193,10 +193,14 @@ def lip_lines(
     """Top of the upper lip, its bottom, top of the lower lip, its bottom (v) at t in [-1, 1]."""
     middle = p.mouth_level - p.corners * (t * t - 0.35)
     arc = 1 - t * t
+    opening = p.gap * np.maximum(1 - 1.3 * t * t, 0)  # ends before the corners, which stay closed
     dip = 1 - p.cupid_bow * bump((t * 3) ** 2)
-    bottom = middle - 0.4 * p.gap * arc
-    top = middle + 0.6 * p.gap * arc
-    return bottom - p.upper_lip * arc * dip, bottom, top, top + p.lower_lip * arc
+    return (
+        middle - (0.4 * p.gap + p.upper_lip * dip) * arc,
+        middle - 0.4 * opening,
+        middle + 0.6 * opening,
+        middle + (0.6 * p.gap + p.lower_lip) * arc,
+    )
 
 
 def landmarks(params: dict[str, np.ndarray], size: int) -> np.ndarray:
@@ -224,7 +228,7 @@ def landmarks(params: dict[str, np.ndarray], size: int) -> np.ndarray:
     eye_v = np.concatenate([middle[:, :1], upper[:, 1:3], middle[:, 3:4], lower[:, 4:]], 1)
     eye_u = p.eye_gap + p.eye_width * eye_t
 
-    outer_t = np.array([[-1, -0.6, -0.25, 0, 0.25, 0.6, 1, 0.6, 0.25, 0, -0.25, -0.6]])
+    outer_t = np.array([[-0.95, -0.6, -0.25, 0, 0.25, 0.6, 0.95, 0.6, 0.25, 0, -0.25, -0.6]])
     inner_t = np.array([[-0.85, -0.35, 0, 0.35, 0.85, 0.35, 0, -0.35]])
     lips = [lip_lines(p, outer_t), lip_lines(p, inner_t)]
     mouth_u = p.mouth_half * np.concatenate([outer_t, inner_t], 1)
