@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from facejax.data.align import LAPA
 from facejax.data.sources import synthetic
 from facejax.data.sources._synthetic_factors import FACTORS, PARAMS
-from facejax.data.sources._synthetic_words import PHRASES
+from facejax.data.sources._synthetic_words import PHRASES, caption
 from facejax.errors import UserError
 
 CFG = synthetic.Config(n=400, identities=20)
@@ -44,9 +45,10 @@ def auc(scores: np.ndarray, same: np.ndarray) -> float:
     return float(np.mean((a > b) + 0.5 * (a == b)))
 
 
-def digest(records: list[dict]) -> str:
-    parts = [np.asarray(v) for r in records for _, v in sorted(r.items())]
-    return hashlib.sha256(b"".join(p.tobytes() for p in parts)).hexdigest()
+def assert_equal(a: dict, b: dict):
+    assert a.keys() == b.keys()
+    for key in a:
+        np.testing.assert_array_equal(a[key], b[key], err_msg=key)
 
 
 # ------------------------------------------------------------------------------ the contract
@@ -77,18 +79,24 @@ def test_records_hold_what_the_fields_say():
 
 def test_a_record_does_not_depend_on_its_batch():
     source = synthetic.open(CFG)
-    alone = source.read([5])
-    assert digest(alone) == digest(source.read(range(10))[5:6])
-    assert digest(alone) == digest(source.read([399, 5])[1:])
+    alone = source.read([5])[0]
+    assert_equal(alone, source.read(range(10))[5])
+    assert_equal(alone, source.read([399, 5])[1])
     assert source.read([]) == []
 
 
 def test_a_record_does_not_depend_on_the_process():
-    script = (
-        "from tests.data.test_synthetic import *; print(digest(synthetic.open(CFG).read([3, 7])))"
-    )
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert found.stdout.strip() == digest(synthetic.open(CFG).read([3, 7])), found.stderr
+    script = """
+import hashlib
+from facejax.data.sources import synthetic
+record = synthetic.open(synthetic.Config(n=400, identities=20)).read([3])[0]
+print(hashlib.sha256(record["image"].tobytes() + record["landmarks"].tobytes()).hexdigest())
+"""
+    root = Path(__file__).parents[2]
+    other = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True)
+    here = synthetic.open(CFG).read([3])[0]
+    digest = hashlib.sha256(here["image"].tobytes() + here["landmarks"].tobytes()).hexdigest()
+    assert other.stdout.strip() == digest, other.stderr
 
 
 @pytest.mark.parametrize(
@@ -127,7 +135,8 @@ def test_landmarks_lie_on_their_regions(index):
     assert "left_eye" in label_at(record, *left_eye)
     assert label_at(record, *tip, reach=0) == {"nose"}
     for corner in (right_corner, left_corner):
-        assert label_at(record, *corner, reach=2) & {"upper_lip", "lower_lip"}
+        # Lips end in a point that is thinner than a pixel, so their region ends before it.
+        assert label_at(record, *corner, reach=3) & {"upper_lip", "lower_lip"}
     assert "right_brow" in label_at(record, *points[19])
     assert "left_brow" in label_at(record, *points[24])
     assert "upper_lip" in label_at(record, *(points[51] + points[62]) / 2)
@@ -151,28 +160,25 @@ def test_regions_are_lapa_and_all_of_them_appear():
 
 
 def test_captions_name_the_attributes_and_nothing_else():
-    columns = synthetic.render(CFG, range(200))
+    columns = synthetic.render(dataclasses.replace(CFG, size=16), range(200))
     names = {phrase: name for name, phrase in PHRASES.items()}
-    for caption, row in zip(columns["caption"], columns["attributes"]):
-        listed = caption.partition(" with ")[2]
+    for sentence, row in zip(columns["caption"], columns["attributes"]):
+        listed = sentence.partition(" with ")[2]
         told = {names[phrase] for part in listed.split(" and ") for phrase in part.split(", ")}
         assert told == {n for n, value in zip(synthetic.ATTRIBUTES, row) if value > 0}
     assert len({c.partition(" with ")[0] for c in columns["caption"]}) == 4
 
 
 def test_a_face_without_attributes_still_has_a_caption():
-    values = synthetic.factors(dataclasses.replace(CFG, vary=()), [0])
-    plain = {"age": 50.0, "bald": 1.0, "hat": 1.0}
-    hidden = {name: np.array([value]) for name, value in plain.items()}
-    middle = {name: np.array([PARAMS[name].held()]) for name in FACTORS["identity"]}
-    row = synthetic.render_factors(values | middle | hidden, 32)["attributes"][0]
-    assert [n for n, value in zip(synthetic.ATTRIBUTES, row) if value > 0] == ["hat"]
+    nothing = np.full(len(PHRASES), -1, np.int8)
+    said = {caption(nothing, number) for number in range(6)}
+    assert len(said) == 3
+    assert not any(" with" in sentence for sentence in said)
 
 
 def test_both_values_of_every_attribute_occur():
-    columns = synthetic.render(dataclasses.replace(CFG, identities=200), range(400))
+    columns = synthetic.render(dataclasses.replace(CFG, identities=200, size=16), range(400))
     share = (columns["attributes"] > 0).mean(0)
-    assert dict(zip(synthetic.ATTRIBUTES, share)).keys() == PHRASES.keys()
     assert share.min() > 0.03
     assert share.max() < 0.6
 
@@ -198,6 +204,14 @@ def test_pose_moves_the_nose_the_way_its_sign_says():
     across = tilted[45] - tilted[36]
     # The eyes are as deep as each other, so that their line turns by the roll exactly.
     assert np.degrees(np.arctan2(across[1], across[0])) == pytest.approx(10, abs=1e-3)
+
+
+def test_neck_and_clothing_cover_the_hair_behind_them():
+    long, short = front(hair_length=1.0), front(hair_length=0.0)
+    hair = LAPA.index("hair")
+    assert (long["regions"] == hair).sum() > (short["regions"] == hair).sum() + 200
+    chin = long["landmarks"][0, 8].round().astype(int)
+    assert (long["regions"][0, chin[1] + 2 :, chin[0]] == LAPA.index("background")).all()
 
 
 def test_light_brightens_the_side_it_comes_from():
@@ -244,13 +258,13 @@ def test_a_set_that_varies_nothing_is_one_picture():
 @pytest.mark.parametrize("factor", synthetic.FACTORS)
 def test_a_factor_varies_alone(factor):
     cfg = dataclasses.replace(CFG, vary=(factor,))
-    columns = synthetic.render(cfg, range(40))
-    assert len(np.unique(columns["image"].reshape(40, -1), axis=0)) > 1
+    columns = synthetic.render(cfg, range(24))
+    assert len(np.unique(columns["image"].reshape(24, -1), axis=0)) > 1
     for owner, keys in OWNERS.items():
         for key in keys:
             moves = len(np.unique(columns[key], axis=0)) > 1
             assert moves == (owner == factor), key
-    values, full = synthetic.factors(cfg, range(40)), synthetic.factors(CFG, range(40))
+    values, full = (synthetic.factors(c, range(24)) for c in (cfg, CFG))
     for name in FACTORS[factor]:
         np.testing.assert_array_equal(values[name], full[name])
 
@@ -269,8 +283,7 @@ def test_holding_a_factor_moves_no_other(factor):
 def test_parameters_rendered_again_give_the_same_picture():
     columns = synthetic.render(CFG, range(4))
     again = synthetic.render_factors(synthetic.factors(CFG, range(4)), CFG.size)
-    for key, values in again.items():
-        np.testing.assert_array_equal(values, columns[key])
+    assert_equal(again, {key: columns[key] for key in again})
 
 
 # -------------------------------------------------------------------------------- identity

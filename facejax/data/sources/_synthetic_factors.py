@@ -194,11 +194,11 @@ def draw(
     Returns:
         Parameter name -> f64[n].
     """
-    person = np.zeros((len(people), len(FACTORS), COLUMNS))
-    shot = np.zeros_like(person)
-    for row, (i, j, k) in enumerate(zip(people, streams, shots)):
-        person[row] = _uniforms(seed, 0, int(i))
-        shot[row] = _uniforms(seed, 1, int(j), int(k))
+    person = np.empty((len(people), len(FACTORS), COLUMNS))
+    shot = np.empty_like(person)
+    for row, (who, stream, number) in enumerate(zip(people, streams, shots)):
+        person[row] = _uniforms(seed, 0, int(who))
+        shot[row] = _uniforms(seed, 1, int(stream), int(number))
     # Pushed towards both ends: distinctive faces are easier to tell apart than average ones.
     person = person * person * (3 - 2 * person)
     values = {}

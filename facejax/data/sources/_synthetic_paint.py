@@ -14,8 +14,10 @@ from facejax.data.sources import _synthetic_shape as shape
 
 _TILE = 512
 _LIGHT_SKIN, _MID_SKIN, _DARK_SKIN = (0.98, 0.82, 0.73), (0.80, 0.52, 0.35), (0.29, 0.17, 0.11)
-_HAIR = np.array([(0.06, 0.05, 0.05), (0.26, 0.15, 0.08), (0.82, 0.64, 0.36), (0.52, 0.20, 0.09)])
-_GREY = np.array([0.66, 0.65, 0.64])
+_HAIR = np.array(  # in the order of HAIR_COLOURS
+    [(0.06, 0.05, 0.05), (0.26, 0.15, 0.08), (0.82, 0.64, 0.36), (0.52, 0.20, 0.09)], np.float32
+)
+_GREY = (0.66, 0.65, 0.64)
 
 
 @cache
@@ -56,6 +58,11 @@ def _rgb(*channels: np.ndarray) -> np.ndarray:
     return np.stack(channels, 1)
 
 
+def _fixed(*channels: float) -> np.ndarray:
+    """The same colour for all faces, f32[1, 3, 1, 1]."""
+    return np.array(channels, np.float32)[None, :, None, None]
+
+
 class _Canvas:
     """Pictures under way: rgb f32[n, 3, size, size] and regions u8[n, size, size]."""
 
@@ -93,9 +100,8 @@ def _skin_colour(p: SimpleNamespace) -> np.ndarray:
 
 
 def _hair_colour(p: SimpleNamespace) -> np.ndarray:
-    base = _HAIR.astype(np.float32)[p.hair_colour.astype(np.int64).ravel()][:, :, None, None]
-    grey = _GREY.astype(np.float32)[None, :, None, None]
-    return _mix(base * p.hair_lightness[:, None], grey, p.grey[:, None])
+    base = _HAIR[p.hair_colour.astype(np.int64).ravel()][:, :, None, None]
+    return _mix(base * p.hair_lightness[:, None], _fixed(*_GREY), p.grey[:, None])
 
 
 def _background(p: SimpleNamespace, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -148,13 +154,14 @@ def _body(c: _Canvas, p: SimpleNamespace, x: np.ndarray, y: np.ndarray, skin: np
     x, y = (x - p.centre_x) / p.scale, (y - p.centre_y) / p.scale
     half = 0.50 * p.face_width + 0.06 * np.maximum(y - 0.8, 0)
     shadow = 0.72 + 0.25 * _clip((y - 1.0) * 2.5) + 0.10 * x * p.light_x
-    c.over(c.edge(np.minimum(half - np.abs(x), y - 0.3)), skin * shadow[:, None])
+    neck = np.minimum(half - np.abs(x), y - 0.3)
+    c.over(c.edge(neck), skin * shadow[:, None], "background")
     stripe = np.abs((x / p.stripe_width) % 2 - 1) > 0.5
     fabric = (1 - 0.35 * p.stripes * stripe) * (0.92 + 0.25 * x * p.light_x)
     shoulder = y - 1.02 - p.shoulders * x * x + 0.10 * shape.bump((x * 2.2) ** 2)
     collar = y - 1.10 - p.neckline * (1 - np.abs(x) / half)
     colour = _rgb(p.cloth_r, p.cloth_g, p.cloth_b) * fabric[:, None]
-    c.over(c.edge(np.minimum(shoulder, collar)), colour)
+    c.over(c.edge(np.minimum(shoulder, collar)), colour, "background")
 
 
 def _ears(c: _Canvas, p: SimpleNamespace, face: SimpleNamespace, skin: np.ndarray) -> None:
@@ -187,7 +194,8 @@ def _skin_marks(c: _Canvas, p: SimpleNamespace, face: SimpleNamespace) -> None:
     t = _clip((v - p.nose_tip) / (p.lip_gap + 0.06))
     fold = np.abs(a - p.nose_width - 0.03 - (p.mouth_half - p.nose_width + 0.09) * t)
     depth = 0.30 * p.wrinkles + 1.2 * np.maximum(p.corners, 0) + 0.15 * p.wrinkle
-    c.shade(depth * shape.bump((fold * 16) ** 2) * shape.bump((t * 2 - 1) ** 4))
+    along = (t * 2 - 1) ** 2
+    c.shade(depth * shape.bump((fold * 16) ** 2) * shape.bump(along * along))
     bag = np.abs(v - p.eye_level - p.eye_down - 0.075 + 0.3 * (a - p.eye_gap) ** 2)
     c.shade(
         0.32 * p.wrinkles * shape.bump((bag * 22) ** 2) * shape.bump(((a - p.eye_gap) * 5) ** 2)
@@ -224,9 +232,8 @@ def _eyes(c: _Canvas, p: SimpleNamespace, face: SimpleNamespace, skin: np.ndarra
     x = (a - p.eye_gap) - np.where(u < 0, -p.gaze_x, p.gaze_x)
     y = (v - p.eye_level - p.gaze_y + 0.2 * p.eye_up) / p.face_width
     r = np.sqrt(x * x + y * y)
-    brown = _rgb(*(np.full_like(p.iris, k) for k in (0.24, 0.15, 0.09)))
     ring = 0.6 + 0.9 * _clip(1.2 - r / p.iris)
-    c.over(cover * c.edge(p.iris - r), brown * ring[:, None])
+    c.over(cover * c.edge(p.iris - r), _fixed(0.24, 0.15, 0.09) * ring[:, None])
     c.shade(0.9 * cover * c.edge(0.45 * p.iris - r))
     glint = c.edge(0.30 * p.iris - np.sqrt((x + 0.03) ** 2 + (y + 0.035) ** 2))
     c.over(0.85 * cover * glint, np.float32(1.0))
@@ -249,13 +256,12 @@ def _mouth(c: _Canvas, p: SimpleNamespace, face: SimpleNamespace, skin: np.ndarr
     t = u / p.mouth_half
     t2 = np.minimum(np.abs(t), 1.5)
     top, inner_top, inner_bottom, bottom = shape.lip_lines(p, t2)
-    red = _rgb(*(np.full_like(p.iris, k) for k in (0.62, 0.22, 0.22)))
+    red = _fixed(0.62, 0.22, 0.22)
     lip = _mix(skin * red * 1.5, red, np.float32(0.35))
     ends = (1 - np.abs(t)) * p.mouth_half
     between = np.minimum(v - inner_top, inner_bottom - v)
     inside = c.edge(np.minimum(ends, between)) * (p.gap > 0.005)
     teeth = _clip((inner_top + 0.055 - v) * 30) * _clip((0.9 - np.abs(t)) * 6)
-    dark = _rgb(*(np.full_like(p.iris, k) for k in (0.20, 0.06, 0.06)))
     lips = c.edge(np.minimum(ends, np.minimum(v - top, bottom - v)))
     above = v < (inner_top + inner_bottom) / 2
     # A sheen on the lower lip; the upper one turns away from the light.
@@ -263,7 +269,7 @@ def _mouth(c: _Canvas, p: SimpleNamespace, face: SimpleNamespace, skin: np.ndarr
     tone = np.where(above, 0.88, sheen) * face.light
     label = np.where(above, LAPA.index("upper_lip"), LAPA.index("lower_lip"))
     c.over(0.85 * lips, lip * tone[:, None], label)
-    c.over(inside, dark, "inner_mouth")
+    c.over(inside, _fixed(0.20, 0.06, 0.06), "inner_mouth")
     c.over(0.95 * inside * teeth, (0.88 * face.light)[:, None])
     seam = c.edge(0.012 - np.abs(v - (inner_top + inner_bottom) / 2)) * (np.abs(t) < 1.04)
     c.shade(0.55 * seam * (p.gap <= 0.06))
@@ -305,7 +311,7 @@ def _hair(c: _Canvas, p: SimpleNamespace, face: SimpleNamespace, hair: np.ndarra
 
 def _long_hair(c: _Canvas, p: SimpleNamespace, face: SimpleNamespace, hair: np.ndarray) -> None:
     """Hair that falls behind the head and onto the shoulders."""
-    end = 0.2 + 1.1 * np.maximum(p.hair_length - 0.35, 0) * 1.6
+    end = 0.2 + 1.76 * np.maximum(p.hair_length - 0.35, 0)
     # An ellipse about the ears above, and below it strands that narrow towards their ends.
     above, below = np.minimum(face.y - 0.1, 0), np.maximum(face.y - 0.1, 0)
     width = 1.05 + 0.8 * p.hair_volume - 0.22 * below * below
@@ -321,7 +327,8 @@ def _glasses(c: _Canvas, p: SimpleNamespace, face: SimpleNamespace) -> None:
     x, y = a - p.eye_gap, (v - p.eye_level - 0.02) / (p.face_width * p.lens_height)
     radius = np.minimum(p.eye_gap - 0.08, 0.31)
     # A rounded square: the fourth power of the distance, without a logarithm.
-    r = np.sqrt(np.sqrt(x**2 * x**2 + y**2 * y**2))
+    x2, y2 = x * x, y * y
+    r = np.sqrt(np.sqrt(x2 * x2 + y2 * y2))
     ring = p.frame_width - np.abs(r - radius)
     bridge = np.minimum(
         p.frame_width * 0.8 - np.abs(v - p.eye_level + 0.02), p.eye_gap - radius - a
@@ -382,7 +389,7 @@ def paint(params: dict[str, np.ndarray], size: int) -> tuple[np.ndarray, np.ndar
     _hat(c, p, face)
 
     grain = p.grain * _noise(p.grain_x + x * (size * 0.027), p.grain_y + y * (size * 0.027))
-    rgb = (c.rgb * _rgb(1 + p.warmth, 1 + 0 * p.warmth, 1 - p.warmth) - 0.45) * p.contrast[:, None]
+    rgb = (c.rgb * (1 + p.warmth[:, None] * _fixed(1, 0, -1)) - 0.45) * p.contrast[:, None]
     rgb = (rgb + 0.45) * p.exposure[:, None] + grain[:, None]
     image = (_clip(rgb) * 255 + 0.5).astype(np.uint8)
     return np.ascontiguousarray(image.transpose(0, 2, 3, 1)), c.regions
