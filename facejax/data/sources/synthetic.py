@@ -1,0 +1,204 @@
+"""Procedural faces with every annotation: a test bed and the default data, not real faces.
+
+Record i depends on the config and i alone, bit for bit, on any machine. It shows person
+`first_identity + i % identities`, in picture number `i // identities` of that person. The person is
+geometry (bones, features, moles); all else is drawn for each picture anew, colours among it.
+
+Any factor (`FACTORS`) can be held at a neutral value while the others vary, without moving them:
+
+    open(Config(hold=("background", "light")))      # everything else varies
+    open(Config(vary=("pose",)))                    # one face, turning
+
+To move one parameter of one face, edit what `factors` returns:
+
+    values = factors(cfg, [7])
+    records = render_factors(values | {"yaw": np.array([20.0])}, cfg.size)
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from facejax.data.records import Field, Record
+from facejax.data.sources import _synthetic_paint as paint
+from facejax.data.sources import _synthetic_shape as shape
+from facejax.data.sources import _synthetic_words as words
+from facejax.data.sources._synthetic_factors import EXPRESSIONS, PARAMS, draw
+from facejax.data.sources._synthetic_factors import FACTORS as _GROUPS
+from facejax.errors import UserError, nearest
+
+FACTORS = tuple(_GROUPS)
+"""Names of the factors."""
+
+ATTRIBUTES = words.ATTRIBUTES
+"""Names of the binary attributes, in the order of the field."""
+
+_CHUNK = 2**15  # pixels painted at once, so that the layers stay in the cache
+
+
+@dataclass(frozen=True)
+class Config:
+    """What the set holds.
+
+    Attributes:
+        n: number of pictures.
+        identities: number of people; each has about `n / identities` pictures.
+        seed: another seed gives other people and other pictures.
+        size: side of the pictures in pixels.
+        first_identity: number of the first person; sets whose ranges do not overlap share nobody.
+        vary: factors that vary; the others are held.
+        hold: factors that are held although `vary` names them. While `identity` is held, every
+            picture shows person `first_identity`; other factors have a neutral value.
+    """
+
+    n: int = 10_000
+    identities: int = 500
+    seed: int = 0
+    size: int = 64
+    first_identity: int = 0
+    vary: tuple[str, ...] = FACTORS
+    hold: tuple[str, ...] = ()
+
+    @classmethod
+    def tiny(cls, root: str) -> "Config":
+        """A few small faces; nothing is written beneath `root`."""
+        return cls(n=12, identities=4, size=32)
+
+
+class _Synthetic:
+    """The source; it has no state, so any number of threads may read it."""
+
+    def __init__(self, cfg: Config):
+        self.cfg = cfg
+        people = cfg.identities if "identity" in _varies(cfg) else 1
+        self.fields = {
+            "image": Field((), "uint8"),
+            "identity": Field((), "int32", classes=people),
+            "attributes": Field((len(ATTRIBUTES),), "int8", names=ATTRIBUTES),
+            "regions": Field((), "uint8"),
+            "landmarks": Field((68, 2), "float32"),
+            "caption": Field((), "str"),
+            "age": Field((), "float32"),
+            "expression": Field((), "int32", classes=len(EXPRESSIONS), names=EXPRESSIONS),
+            "intensity": Field((), "float32"),
+            "pose": Field((3,), "float32"),
+            "light": Field((3,), "float32"),
+        }
+
+    def __len__(self) -> int:
+        return self.cfg.n
+
+    def read(self, indices: Sequence[int]) -> list[Record]:
+        columns = render(self.cfg, indices)
+        return [
+            {k: v[row].item() if v.ndim == 1 else v[row] for k, v in columns.items()}
+            for row in range(len(indices))
+        ]
+
+    def name(self, index: int) -> str:
+        person, shot = _who(self.cfg, np.array([index]))
+        return f"person {person[0]}, picture {shot[0]}"
+
+
+def open(cfg: Config) -> _Synthetic:
+    """Returns the source.
+
+    Raises:
+        UserError: a number that is too small, or an unknown factor.
+    """
+    least = {"n": 1, "identities": 1, "seed": 0, "size": 16, "first_identity": 0}
+    for key, low in least.items():
+        if getattr(cfg, key) < low:
+            raise UserError(key, f"{getattr(cfg, key)} is too small", f"use at least {low}")
+    for key in ("vary", "hold"):
+        for factor in getattr(cfg, key):
+            if factor not in FACTORS:
+                raise UserError(key, f"no factor called '{factor}'", nearest(factor, FACTORS))
+    return _Synthetic(cfg)
+
+
+def _varies(cfg: Config) -> set[str]:
+    return set(cfg.vary) - set(cfg.hold)
+
+
+def _who(cfg: Config, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Person and picture numbers, i64[n] each, as if identity varied."""
+    return cfg.first_identity + indices % cfg.identities, indices // cfg.identities
+
+
+def factors(cfg: Config, indices: Sequence[int]) -> dict[str, np.ndarray]:
+    """Draws the parameters of records: name -> f64[n] (`PARAMS` has their ranges)."""
+    indices = np.asarray(indices, np.int64)
+    if indices.size and not (indices.min() >= 0 and indices.max() < cfg.n):
+        raise IndexError(f"the set has {cfg.n} records")
+    streams, shots = _who(cfg, indices)
+    varies = _varies(cfg)
+    people = streams if "identity" in varies else np.full_like(streams, cfg.first_identity)
+    return draw(cfg.seed, people, streams, shots, varies)
+
+
+def render_factors(values: Mapping[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
+    """Renders faces from their parameters, as `factors` returns them, changed at will.
+
+    Args:
+        values: name -> f64[n], every name of `PARAMS`.
+        size: side of the pictures in pixels.
+
+    Returns:
+        `image` u8[n, size, size, 3], `regions` u8[n, size, size] (LaPa scheme; glasses and ears are
+        skin, a hat is hair, neck and clothing are background), `landmarks` f32[n, 68, 2] (iBUG
+        scheme, x and y in pixels, pixel centres at integers), `attributes` i8[n, A], `age` f32[n],
+        `expression` i64[n], `intensity` f32[n], `pose` f32[n, 3] (pitch, yaw, roll in degrees:
+        positive looks up, looks to the viewer's right, leans clockwise), `light` f32[n, 3] (unit
+        vector towards the light: x right, y down, z to the viewer).
+
+    Raises:
+        KeyError: a parameter is missing.
+    """
+    given = {name: np.asarray(values[name], np.float64) for name in PARAMS}
+    derived = shape.derive(given)
+    n, step = len(given["yaw"]), max(1, _CHUNK // size**2)
+    chunks = [
+        paint.paint({k: v[start : start + step] for k, v in derived.items()}, size)
+        for start in range(0, n, step)
+    ]
+    empty = np.zeros((0, size, size, 3), np.uint8), np.zeros((0, size, size), np.uint8)
+    image, regions = (np.concatenate(parts) for parts in zip(empty, *chunks))
+    return {
+        "image": image,
+        "regions": regions,
+        "landmarks": shape.landmarks(derived, size),
+        "attributes": words.attributes(derived),
+        "age": given["age"].astype(np.float32),
+        "expression": given["expression"].astype(np.int64),
+        "intensity": given["intensity"].astype(np.float32),
+        "pose": np.stack([given[k] for k in ("pitch", "yaw", "roll")], 1).astype(np.float32),
+        "light": np.stack([derived[k] for k in ("light_x", "light_y", "light_z")], 1).astype(
+            np.float32
+        ),
+    }
+
+
+def render(cfg: Config, indices: Sequence[int]) -> dict[str, np.ndarray]:
+    """Renders records: what `render_factors` returns, `identity` i64[n] and `caption` str[n]."""
+    indices = np.asarray(indices, np.int64)
+    columns = render_factors(factors(cfg, indices), cfg.size)
+    person = indices % cfg.identities
+    columns["identity"] = person if "identity" in _varies(cfg) else np.zeros_like(person)
+    sentences = [words.caption(row, int(i)) for row, i in zip(columns["attributes"], indices)]
+    columns["caption"] = np.array(sentences, dtype=np.str_)
+    return columns
+
+
+def five_points(landmarks: np.ndarray) -> np.ndarray:
+    """Derives eye centres, nose tip and mouth corners, subject's right first.
+
+    Args:
+        landmarks: f32[..., 68, 2] of the iBUG scheme.
+
+    Returns:
+        f32[..., 5, 2].
+    """
+    eyes = [landmarks[..., 36:42, :].mean(-2), landmarks[..., 42:48, :].mean(-2)]
+    return np.stack([*eyes, *(landmarks[..., i, :] for i in (30, 48, 54))], -2)
