@@ -1,0 +1,54 @@
+"""What all commands share: options that fail with one line, and exit statuses."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from facejax.errors import UserError, nearest
+
+
+def main(run: Callable[[list[str]], int | None]) -> NoReturn:
+    """Runs a command on the process's arguments and exits with its status.
+
+    0 done, or what `run` returns; 2 and 3 from `UserError` and `TrainingFailed`, each printed as
+    one line `error: <where>: <what>; <remedy>` on stderr; 130 interrupted. Any other exception is a
+    bug and shows its traceback.
+    """
+    try:
+        status = run(sys.argv[1:]) or 0
+    except UserError as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        status = error.status
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are `UserError`s; options can't be abbreviated."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs, allow_abbrev=False)
+
+    def parse_known(self, argv: list[str], prefix: str) -> tuple[argparse.Namespace, dict]:
+        """Parses `argv`; options `--<prefix>.<key>=<value>` are returned as a dict of strings.
+
+        Raises:
+            UserError: an unknown option, a missing one or a value of the wrong type.
+        """
+        options, rest = self.parse_known_args(argv)
+        free = {}
+        for argument in rest:
+            flag, equals, value = argument.partition("=")
+            if not flag.startswith(f"--{prefix}."):
+                legal = [o for a in self._actions for o in a.option_strings if o.startswith("--")]
+                raise UserError(flag, "unknown option", nearest(flag, legal))
+            if not equals:
+                raise UserError(flag, "has no value", f"write {flag}=VALUE")
+            free[flag.removeprefix(f"--{prefix}.")] = value
+        return options, free
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError("command line", message, "see --help")

@@ -1,0 +1,159 @@
+"""Label files: CSV tables with one row per file, and the columns that facejax reads from them.
+
+The column `file` (the first one, if none is called so) names the image by its path within the set,
+or by its last part where that is unique. The other columns:
+
+    identity, expression    names of classes; numbered in sorted order; empty = unknown
+    age                     years; empty = unknown
+    caption                 text
+    x0, y0, x1, y1, ...     landmarks in pixels of the image
+    any other               an attribute, if it holds only 1 (yes), -1 (no) and 0 or nothing
+                            (unknown); otherwise it is ignored
+"""
+
+import csv
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from facejax.errors import UserError
+
+_ATTRIBUTE = {"1": 1, "+1": 1, "-1": -1, "0": 0, "": 0}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A label file: `rows[file]` holds one string for each of `columns` (the file column is out)."""
+
+    path: str
+    columns: tuple[str, ...]
+    rows: dict[str, tuple[str, ...]]
+
+
+def read_table(path: str) -> Table:
+    """Reads a CSV file (UTF-8, one header line).
+
+    Raises:
+        UserError: missing, empty, not UTF-8, a row of another length, a file named twice.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
+            lines = [line for line in csv.reader(stream) if line]
+    except OSError as error:
+        raise UserError(path, error.strerror or "unreadable", "check the path") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(path, f"not a UTF-8 CSV file ({error})", "save it as UTF-8 CSV") from error
+    if len(lines) < 2:
+        raise UserError(path, "holds no rows", "give a header line and one row per image")
+    header = [column.strip() for column in lines[0]]
+    if repeated := [c for c, n in Counter(header).items() if n > 1]:
+        raise UserError(path, f"has two columns called '{repeated[0]}'", "rename one")
+    key = header.index("file") if "file" in header else 0
+    rows = {}
+    for number, line in enumerate(lines[1:], start=2):
+        if len(line) != len(header):
+            what = f"row {number} has {len(line)} values under {len(header)} columns"
+            raise UserError(path, what, "quote values that hold commas")
+        cells = [cell.strip() for cell in line]
+        if cells[key] in rows:
+            raise UserError(path, f"names '{cells[key]}' twice", "keep one row per image")
+        rows[cells[key]] = tuple(cells[:key] + cells[key + 1 :])
+    return Table(path, tuple(header[:key] + header[key + 1 :]), rows)
+
+
+def match(table: Table, names: Sequence[str], missing: str) -> list[tuple[str, ...] | None]:
+    """Finds the row of each image; rows of other files are ignored.
+
+    Args:
+        names: the images' paths within the set.
+        missing: "error" or "unknown": what an image without a row means.
+
+    Returns:
+        One row per image, None where it has none.
+
+    Raises:
+        UserError: no row matches, or some image has none and `missing` is "error".
+    """
+    tails = [name.rsplit("/", 1)[-1] for name in names]
+    unique = len(set(tails)) == len(tails)
+    rows = [
+        table.rows.get(name) or (table.rows.get(tail) if unique else None)
+        for name, tail in zip(names, tails)
+    ]
+    absent = [name for name, row in zip(names, rows) if row is None]
+    if len(absent) == len(names):
+        what = f"no row matches an image, such as '{names[0]}'"
+        raise UserError(
+            table.path, what, f"name the files as in the set, not '{next(iter(table.rows))}'"
+        )
+    check_missing(table.path, absent, missing)
+    return rows
+
+
+def check_missing(where: str, absent: Sequence[str], missing: str) -> None:
+    """Raises UserError if images lack their annotation and `missing` is "error"."""
+    if absent and missing == "error":
+        some = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
+        what = f"{len(absent)} images have no entry: {some}"
+        raise UserError(where, what, "complete it or set missing='unknown'")
+
+
+def column(table: Table, rows: Sequence[tuple[str, ...] | None], name: str) -> list[str]:
+    """The strings of one column, empty for images without a row."""
+    position = table.columns.index(name)
+    return [row[position] if row else "" for row in rows]
+
+
+def classes(values: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Numbers names in sorted order: i32[n] (-1 for the empty name) and the names by number."""
+    names = tuple(sorted(set(values) - {""}))
+    number = {name: k for k, name in enumerate(names)} | {"": -1}
+    return np.array([number[value] for value in values], np.int32), names
+
+
+def attributes(table: Table, skip: Sequence[str]) -> tuple[str, ...]:
+    """The columns of `table` that hold attributes; see the module.
+
+    Raises:
+        UserError: they are written as 0 and 1, where 0 would silently mean "unknown".
+    """
+    found, seen = [], set()
+    for position, name in enumerate(table.columns):
+        values = {row[position] for row in table.rows.values()}
+        if name not in skip and values <= _ATTRIBUTE.keys() and values != {""}:
+            found.append(name)
+            seen |= values
+    if "0" in seen and "1" in seen and "-1" not in seen:
+        what = f"writes attributes ({found[0]}, ...) as 0 and 1"
+        raise UserError(table.path, what, "write -1 for no; 0 means unknown")
+    return tuple(found)
+
+
+def attribute_values(
+    table: Table, rows: Sequence[tuple[str, ...] | None], names: Sequence[str]
+) -> np.ndarray:
+    """i8[n, A] of +1, -1 and 0 (unknown)."""
+    values = [[_ATTRIBUTE[v] for v in column(table, rows, name)] for name in names]
+    return np.array(values, np.int8).T.reshape(len(rows), len(names))
+
+
+def numbers(
+    table: Table, rows: Sequence[tuple[str, ...] | None], names: Sequence[str]
+) -> np.ndarray:
+    """f32[n, len(names)] of numeric columns, NaN where empty.
+
+    Raises:
+        UserError: a value is not a number.
+    """
+    table_values = [column(table, rows, name) for name in names]
+    out = np.full((len(rows), len(names)), np.nan, np.float32)
+    for j, values in enumerate(table_values):
+        for i, value in enumerate(values):
+            try:
+                out[i, j] = float(value) if value else np.nan
+            except ValueError:
+                what = f"'{value}' in column {names[j]} is not a number"
+                raise UserError(table.path, what, "correct it") from None
+    return out

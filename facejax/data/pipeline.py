@@ -1,0 +1,229 @@
+"""From a mixture of sources to batches of uint8 images on the host.
+
+Which record stands at which row of global batch n depends on (seed, n) alone: an index of record
+numbers (seeded, shuffled anew each epoch, mixed by weight) is read at position n * global_batch +
+row. A process reads the rows of its own devices, a resumed run starts at another n, and neither
+changes what stands where. Everything random that comes later happens on the device.
+
+A broken record is replaced by the next good one of its source, so ids stay a function of
+(seed, n) and the data.
+"""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Literal, NamedTuple
+
+import grain
+import numpy as np
+
+from facejax.data.decode import decode
+from facejax.data.fields import collate
+from facejax.data.mixture import Entry, Mixture
+from facejax.data.records import BadRecord, Record, Source
+from facejax.data.rejected import Rejection
+from facejax.errors import TrainingFailed
+
+Id = tuple[int, int]
+"""Position of the source in the mixture, index within it."""
+
+GIVE_UP_AFTER = 1000
+"""Broken records in a row after which a source counts as broken."""
+
+
+class HostBatch(NamedTuple):
+    """The local rows of one global batch.
+
+    Attributes:
+        step: the number n of the global batch.
+        arrays: see `fields.collate`.
+        ids: (source label, index) of each row, after replacements.
+        bad: broken records met, also those met before.
+    """
+
+    step: int
+    arrays: dict[str, np.ndarray]
+    ids: list[tuple[str, int]]
+    bad: list[Rejection]
+
+
+class Rows(NamedTuple):
+    """Consecutive records of one source.
+
+    Attributes:
+        arrays: see `fields.collate`, and `valid` bool[B], false for padding and broken records.
+        ids: i64[B], index of each record, -1 for padding.
+        bad: (index, name, reason) of the broken ones.
+    """
+
+    arrays: dict[str, np.ndarray]
+    ids: np.ndarray
+    bad: list[tuple[int, str, str]]
+
+
+def index(mixture: Mixture, seed: int, sampler: str = "shuffle") -> grain.MapDataset:
+    """The endless sequence of record numbers, counted through all sources of the mixture.
+
+    Shuffling is seeded by the source's label, so adding a source leaves the order of the others.
+    Grain mixes in whole hundredths of the smallest weight, so shares are exact to 1 %.
+    """
+    starts = accumulate((len(s) for s in mixture.sources), initial=0)
+    parts = []
+    for start, entry in zip(starts, mixture.entries):
+        part = grain.MapDataset.range(start, start + len(entry.source))
+        if sampler == "shuffle":
+            part = part.shuffle(seed=zlib.crc32(f"{seed}/{entry.label}".encode()))
+        parts.append(part.repeat())
+    return parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=mixture.weights)
+
+
+def batches(
+    mixture: Mixture,
+    *,
+    size: int,
+    seed: int,
+    global_batch: int,
+    rows: np.ndarray,
+    fields: Sequence[str] = (),
+    start: int = 0,
+    steps: int,
+    sampler: Literal["shuffle", "sequential"] = "shuffle",
+    workers: int = 2,
+    cache: Literal["none", "decoded"] = "none",
+) -> Iterator[HostBatch]:
+    """Reads and decodes global batches start, start + 1, ..., steps - 1, ahead of their use.
+
+    Args:
+        size: side of the images in pixels.
+        seed: of the order.
+        global_batch: rows of a batch over all processes.
+        rows: the rows, of range(global_batch), that this process needs.
+        fields: names of the fields wanted beside `image`.
+        sampler: a new order each epoch, or the sources' own order.
+        workers: threads, each loading a batch at a time; 0 loads when asked.
+        cache: "decoded" keeps every decoded record in memory from its first use on.
+
+    Raises:
+        UserError: at once, for a field that the mixture does not give.
+        TrainingFailed: from the iterator, if a source has no good record in 1000.
+    """
+    order = index(mixture, seed, sampler)
+    loader = _Loader(mixture, size, mixture.select(fields), {} if cache == "decoded" else None)
+    ends = list(accumulate(len(s) for s in mixture.sources))
+
+    def load(step: int) -> HostBatch:
+        numbers = np.array([order[step * global_batch + int(row)] for row in rows], np.int64)
+        sources = np.searchsorted(ends, numbers, side="right")
+        local = numbers - np.concatenate([[0], ends])[sources]
+        return loader.load(step, list(zip(sources.tolist(), local.tolist())))
+
+    return _ahead(load, start, steps, workers)
+
+
+def sequential(
+    source: Source,
+    *,
+    size: int,
+    batch: int,
+    fields: Sequence[str] = (),
+    workers: int = 2,
+    crop: float = 1.0,
+) -> Iterator[Rows]:
+    """Reads every record of a source once, in order; the last batch is padded.
+
+    Args:
+        size: side of the images in pixels.
+        batch: rows per batch.
+        fields: names of the fields wanted beside `image`.
+        workers: threads, each loading a batch at a time; 0 loads when asked.
+        crop: share of the largest centred square that is kept.
+
+    Raises:
+        UserError: at once, for a field that the source does not give.
+    """
+    wanted = Mixture([Entry("source", source, crop=crop)]).select(fields)
+
+    def load(number: int) -> Rows:
+        ids = np.arange(number * batch, min((number + 1) * batch, len(source)))
+        records = [decode(r, size, crop, wanted) for r in source.read(ids.tolist())]
+        good = [None if isinstance(r, BadRecord) else r for r in records]
+        good += [None] * (batch - len(good))
+        arrays = collate(good, wanted, size)
+        arrays["valid"] = np.array([r is not None for r in good])
+        bad = [
+            (int(i), source.name(int(i)), r.reason)
+            for i, r in zip(ids, records)
+            if isinstance(r, BadRecord)
+        ]
+        return Rows(arrays, np.pad(ids, (0, batch - len(ids)), constant_values=-1), bad)
+
+    return _ahead(load, 0, -(-len(source) // batch), workers)
+
+
+def _ahead(load, start: int, stop: int, workers: int) -> Iterator:
+    """load(start), ..., load(stop - 1) in order, computed in threads ahead of their use."""
+    if start >= stop:
+        return
+    options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
+    iterator = iter(grain.MapDataset.range(start, stop).map(load).to_iter_dataset(options))
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
+
+
+@dataclass
+class _Loader:
+    """Reads, decodes and replaces; shared by threads, which at worst decode a record twice."""
+
+    mixture: Mixture
+    size: int
+    fields: dict
+    cache: dict[Id, Record] | None
+    broken: dict[Id, BadRecord] = field(default_factory=dict)
+
+    def load(self, step: int, ids: list[Id]) -> HostBatch:
+        records = self._decoded(ids)
+        bad: dict[Id, Rejection] = {}
+        for row, (wanted, record) in enumerate(zip(ids, records)):
+            at, tries = wanted, 0
+            while isinstance(record, BadRecord):
+                bad[at] = self._rejection(at, record)
+                tries += 1
+                source, number = at
+                if tries == min(GIVE_UP_AFTER, len(self.mixture.sources[source])):
+                    label, what = self.mixture.labels[source], f"{tries} broken records in a row"
+                    raise TrainingFailed(label, what, f"first: {bad[wanted][2]} ({bad[wanted][1]})")
+                at = source, (number + 1) % len(self.mixture.sources[source])
+                record = self._decoded([at])[0]
+            ids[row], records[row] = at, record
+        arrays = collate(records, self.fields, self.size)
+        labels = self.mixture.labels
+        return HostBatch(step, arrays, [(labels[s], i) for s, i in ids], list(bad.values()))
+
+    def _rejection(self, at: Id, record: BadRecord) -> Rejection:
+        source, number = at
+        name = self.mixture.sources[source].name(number)
+        return self.mixture.labels[source], number, name, record.reason
+
+    def _decoded(self, ids: Sequence[Id]) -> list[Record | BadRecord]:
+        kept = self.cache if self.cache is not None else {}
+        found = {at: kept.get(at) or self.broken.get(at) for at in ids}
+        for position, entry in enumerate(self.mixture.entries):
+            need = [i for (s, i), record in found.items() if s == position and record is None]
+            for number, record in zip(need, entry.source.read(need) if need else ()):
+                found[position, number] = self._decode(position, entry, record)
+        for at, record in found.items():
+            if isinstance(record, BadRecord):
+                self.broken[at] = record
+            elif self.cache is not None:
+                self.cache[at] = record
+        return [found[at] for at in ids]
+
+    def _decode(self, position: int, entry: Entry, record) -> Record | BadRecord:
+        record = decode(record, self.size, entry.crop, self.fields)
+        if isinstance(record, BadRecord):
+            return record
+        convert = self.mixture.union.convert[position]
+        return {name: convert[name](v) if name in convert else v for name, v in record.items()}

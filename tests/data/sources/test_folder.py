@@ -1,0 +1,144 @@
+"""The folder source as a user meets it: what it finds, and what it is told when it can't."""
+
+import dataclasses
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from facejax.data.records import BadRecord
+from facejax.data.sources import folder
+from facejax.errors import UserError
+
+
+@pytest.fixture
+def cfg(tmp_path):
+    return folder.Config.tiny(tmp_path)
+
+
+def changed(cfg, **values):
+    return folder.open(dataclasses.replace(cfg, **values))
+
+
+def test_every_annotation_of_the_tiny_set(cfg):
+    source = folder.open(cfg)
+    assert [source.name(i) for i in range(len(source))] == [f"images/{i}.jpg" for i in range(6)]
+    record = source.read([3])[0]
+    assert record["image"][:2] == b"\xff\xd8"
+    assert record["identity"] == 1
+    assert source.fields["identity"].names == ("person 0", "person 1", "person 2")
+    assert source.fields["attributes"].names == ("Smiling", "Male")
+    assert record["attributes"].tolist() == [-1, 0]
+    assert record["landmarks"].tolist() == [[6, 11], [14, 11]]
+    assert record["caption"] == "a face, number 3"
+    assert record["age"] == 23
+    assert record["regions"][:4] == b"\x89PNG"
+
+
+def test_zip_and_directory_give_the_same_records(cfg, tmp_path):
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for kind in ("images/*.jpg", "masks/*.png"):
+            for file in tmp_path.glob(kind):
+                archive.write(file, file.relative_to(tmp_path))
+    plain, zipped = folder.open(cfg), changed(cfg, path=str(path))
+    assert plain.fields == zipped.fields
+    for a, b in zip(plain.read(range(6)), zipped.read(range(6))):
+        assert a.keys() == b.keys()
+        for key in a:
+            np.testing.assert_array_equal(a[key], b[key])
+
+
+def test_identity_from_the_folder_names(tmp_path):
+    for person in ("zoe", "ann"):
+        (tmp_path / "people" / person).mkdir(parents=True)
+        for i in range(2):
+            Image.new("RGB", (8, 8)).save(tmp_path / "people" / person / f"{i}.png")
+    source = folder.open(folder.Config(path=str(tmp_path), identity="parent"))
+    assert source.fields["identity"].names == ("ann", "zoe")
+    assert [r["identity"] for r in source.read(range(4))] == [0, 0, 1, 1]
+
+
+def test_images_glob_and_caption_files(cfg, tmp_path):
+    for i in range(5):
+        (tmp_path / f"images/{i}.txt").write_text(f"text {i}\n")
+    template = "{parent}/{stem}.txt"
+    with pytest.raises(UserError, match=r"1 images have no entry: images/5\.jpg"):
+        changed(cfg, captions=template)
+    source = changed(cfg, captions=template, missing="unknown")
+    assert source.read([4])[0]["caption"] == "text 4"
+    assert "caption" not in source.read([5])[0]
+    assert len(changed(cfg, images="images/[0-3].jpg")) == 4
+    assert len(changed(cfg, regions=None, images="*.png", labels=(), identity="none",
+                       landmarks=None, captions=None)) == 6  # fmt: skip
+
+
+def test_several_label_files_are_merged(cfg, tmp_path):
+    rows = "".join(f"{i}.jpg,{(-1) ** i},mood {i % 2}\n" for i in range(6))
+    (tmp_path / "more.csv").write_text("file,Young,expression\n" + rows)
+    source = changed(cfg, labels=(cfg.labels, str(tmp_path / "more.csv")))
+    assert source.fields["attributes"].names == ("Smiling", "Male", "Young")
+    assert source.fields["expression"].names == ("mood 0", "mood 1")
+    record = source.read([1])[0]
+    assert record["attributes"].tolist() == [-1, 0, -1]
+    assert (record["identity"], record["expression"]) == (0, 1)
+
+
+def test_unlabelled_images_lack_the_fields(cfg, tmp_path):
+    (tmp_path / "part.csv").write_text("file,identity,age,Smiling\n0.jpg,ann,,1\n")
+    source = changed(cfg, labels=str(tmp_path / "part.csv"), missing="unknown")
+    known, unknown = source.read([0, 1])
+    assert known["identity"] == 0
+    assert "age" not in known
+    assert unknown["identity"] == -1
+    assert unknown["attributes"].tolist() == [0]
+
+
+def test_unreadable_files_are_bad_records(cfg, tmp_path):
+    source = folder.open(cfg)
+    (tmp_path / "images/2.jpg").unlink()
+    good, bad = source.read([1, 2])
+    assert isinstance(good, dict)
+    assert isinstance(bad, BadRecord)
+    assert "2.jpg" in bad.reason
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"path": "nowhere"}, "nowhere: does not exist"),
+        ({"images": "*.webp"}, "holds no images; change images='\\*.webp'; the set holds captions"),
+        ({"labels": "nowhere.csv"}, "nowhere.csv: No such file"),
+        ({"identity_column": "who"}, "has no column 'who'"),
+        ({"labels": ()}, "labels: has no column 'identity'"),
+        ({"regions": "maps/{stem}.png"}, "no such file, as 'maps/0.png'"),
+        ({"regions": "masks/{name}.png"}, "unknown part"),
+    ],
+)
+def test_mistakes_are_user_errors(cfg, values, told):
+    with pytest.raises(UserError, match=told):
+        changed(cfg, **values)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "told"),
+    [
+        ("labels", "file,identity\nother.jpg,x\n", "no row matches an image"),
+        ("landmarks", "file,x0,y0\n0.jpg,a,1\n", "'a' in column x0 is not a number"),
+        ("landmarks", "file,x0,x1\n0.jpg,1,1\n", "columns are not file,x0,y0"),
+        ("captions", "file,text\n0.jpg,hello\n", "no column 'caption'"),
+    ],
+)
+def test_files_that_do_not_fit_are_user_errors(cfg, tmp_path, key, text, told):
+    (tmp_path / "bad.csv").write_text(text)
+    with pytest.raises(UserError, match=told):
+        changed(cfg, missing="unknown", **{key: str(tmp_path / "bad.csv")})
+
+
+def test_empty_directory_and_flat_parent_identity(cfg, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no images; it holds no files"):
+        folder.open(folder.Config(path=str(tmp_path / "empty")))
+    with pytest.raises(UserError, match="in no folder"):
+        folder.open(folder.Config(path=str(tmp_path / "images"), identity="parent"))
