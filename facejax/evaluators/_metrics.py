@@ -1,0 +1,133 @@
+"""Verification and retrieval metrics in float64 NumPy.
+
+Scores are similarities: higher means more alike, and a pair is accepted where score > threshold.
+"""
+
+import numpy as np
+
+# The grid of the LFW protocol, on squared distances of unit vectors (0..4).
+THRESHOLDS = np.arange(0, 4, 0.01)
+VAL_THRESHOLDS = np.arange(0, 4, 0.001)
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    """L2-normalises the last axis, in float64; a zero vector stays zero."""
+    x = np.asarray(x, np.float64)
+    norm = np.linalg.norm(x, axis=-1, keepdims=True)
+    return x / np.where(norm > 0, norm, 1.0)
+
+
+def squared_distance(a: np.ndarray, b: np.ndarray, chunk: int = 4096) -> np.ndarray:
+    """Squared L2 distance f64[n] of the rows of two f64[n, D]; of unit vectors it is 2 - 2 cos."""
+    out = np.empty(len(a))
+    for i in range(0, len(a), chunk):
+        difference = a[i : i + chunk] - b[i : i + chunk]
+        out[i : i + chunk] = np.einsum("nd,nd->n", difference, difference)
+    return out
+
+
+def lfw_threshold(distance: np.ndarray, same: np.ndarray) -> float:
+    """The first of {0, .01, ..., 3.99} with the highest accuracy of "distance < it = same".
+
+    Args:
+        distance: f64[n], squared, of unit vectors.
+        same: bool[n].
+    """
+    accepted = np.searchsorted(np.sort(distance[same]), THRESHOLDS)
+    rejected = np.sum(~same) - np.searchsorted(np.sort(distance[~same]), THRESHOLDS)
+    return float(THRESHOLDS[np.argmax(accepted + rejected)])
+
+
+def val_threshold(distance: np.ndarray, same: np.ndarray, far: float) -> float:
+    """The distance at which the false-accept rate is `far`, interpolated on a grid of .001.
+
+    0 where not even the largest distance reaches `far`. Source: davidsandberg/facenet.
+    """
+    rate = np.searchsorted(np.sort(distance[~same]), VAL_THRESHOLDS) / max(np.sum(~same), 1)
+    return float(np.interp(far, rate, VAL_THRESHOLDS)) if rate[-1] >= far else 0.0
+
+
+def roc(score: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """False- and true-accept rates f64[m] as the threshold falls, from (0, 0) to (1, 1).
+
+    Equal scores are one point, so the curve doesn't depend on the order of ties. Needs both kinds.
+    """
+    order = np.argsort(-score, kind="stable")
+    last_of_tie = np.append(np.diff(score[order]) != 0, True)
+    true = np.cumsum(same[order])[last_of_tie]
+    false = np.cumsum(~same[order])[last_of_tie]
+    return np.append(0, false) / false[-1], np.append(0, true) / true[-1]
+
+
+def auc(score: np.ndarray, same: np.ndarray) -> float:
+    """Area under the ROC: P(genuine > impostor) + P(equal) / 2."""
+    false, true = roc(score, same)
+    return float(np.sum(np.diff(false) * (true[1:] + true[:-1]) / 2))
+
+
+def eer(score: np.ndarray, same: np.ndarray) -> float:
+    """The rate at which false accepts equal false rejects, on the straight lines of the ROC."""
+    false, true = roc(score, same)
+    gap = false - (1 - true)  # rises from -1 to 1
+    i = int(np.argmax(gap >= 0))
+    share = -gap[i - 1] / (gap[i] - gap[i - 1])
+    return float(false[i - 1] + share * (false[i] - false[i - 1]))
+
+
+def allowed_impostors(impostors: int, far: float) -> int:
+    """floor(far * impostors): how many impostors a threshold for `far` may accept."""
+    return int(np.floor(far * impostors + 1e-9))  # 0.29 * 100 is 28.999999999999996
+
+
+def tar_at_far(score: np.ndarray, same: np.ndarray, far: float) -> tuple[float, float]:
+    """True-accept rate at a false-accept rate of at most `far`, exact under any ties.
+
+    The threshold is the k-th highest impostor score (from zero), k = floor(far * impostors), and
+    a pair is accepted above it, so no more than k impostors are.
+
+    Returns:
+        the rate and the threshold (-inf for far = 1).
+    """
+    impostors = np.sort(score[~same])[::-1]
+    k = allowed_impostors(len(impostors), far)
+    threshold = impostors[k] if k < len(impostors) else -np.inf
+    return float(np.mean(score[same] > threshold)), float(threshold)
+
+
+def tar_at_far_insightface(score: np.ndarray, same: np.ndarray, far: float) -> float:
+    """True-accept rate at the point of the ROC whose false-accept rate is nearest to `far`.
+
+    As in insightface's IJB tool, so numbers compare with published ones; it may exceed `far`. Of
+    equally near points the one with the higher rates counts. The ROC keeps its collinear points,
+    which the tool drops.
+    """
+    false, true = (rate[::-1] for rate in roc(score, same))
+    return float(true[np.argmin(np.abs(false - far))])
+
+
+def knn_votes(
+    similarity: np.ndarray, labels: np.ndarray, classes: int, k: int, tau: float
+) -> np.ndarray:
+    """Votes f64[n, classes] of the k most similar rows, each weighing exp(similarity / tau).
+
+    The highest similarity is subtracted first, which changes no ranking and can't overflow.
+
+    Args:
+        similarity: f64[n, m], -inf where a row must not vote.
+        labels: i64[m], class numbers.
+        classes: number of classes.
+        k: neighbours, at most m.
+        tau: temperature. Source: DINO (Caron et al., 2021), which uses .07.
+    """
+    near = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
+    value = np.take_along_axis(similarity, near, axis=1)
+    weight = np.exp((value - value.max(axis=1, keepdims=True)) / tau)
+    cell = np.arange(len(near))[:, None] * classes + labels[near]
+    votes = np.bincount(cell.ravel(), weight.ravel(), minlength=len(near) * classes)
+    return votes.reshape(len(near), classes)
+
+
+def far_name(far: float) -> str:
+    """1e-3 -> "1e-3", 0.025 -> "2.5e-2", for metric names."""
+    mantissa, exponent = f"{far:e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"

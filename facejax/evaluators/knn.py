@@ -1,0 +1,220 @@
+"""k-nearest-neighbour classification on frozen embeddings.
+
+Cosine similarity s of unit embeddings; the k nearest labelled pictures vote for their class with
+weight exp(s / tau), as in DINO (Caron et al., 2021: k = 20, tau = .07). Classes of one picture take
+no part. "leave-one-out" lets every picture be found among all others; "hash" holds out a share of
+each class's pictures (at least one, never all), chosen by the hash of their names.
+
+Metrics: `knn@<k>` (share of right votes), its 95 % interval `knn@<k>_low` and `knn@<k>_high`
+(bootstrap over classes, which here are people), `n` and `failed` (query pictures that could not be
+decoded or gave no finite embedding; left out of `n`).
+"""
+
+from dataclasses import dataclass
+from itertools import compress
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from facejax.errors import UserError
+from facejax.evaluators import Embed, Result, _bootstrap, _metrics, _options
+from facejax.evaluators._embed import Flip, embed_images, map_rows
+from facejax.evaluators._images import list_images
+from facejax.evaluators._labels import hash_share, parents, read_table
+from facejax.evaluators._tiny import write_people
+
+QUERIES = 256
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is classified, and how.
+
+    Attributes:
+        path: folder or zip of the pictures.
+        labels: CSV whose first column is the picture; "" takes the folder's name as the class.
+        column: the class in `labels`; rows without a value are left out.
+        split: "leave-one-out" or "hash".
+        test_share: share of each class that "hash" holds out.
+        k: numbers of neighbours, each a metric.
+        tau: temperature of the votes.
+        crop: share of the centred square of each picture that is kept.
+        flip: "sum" or "concat" also embeds the mirror image; see `_embed.embed_images`.
+        bootstrap: draws of the interval; 0 leaves it out.
+        seed: of the draws.
+    """
+
+    path: str
+    labels: str = ""
+    column: str = "identity"
+    split: Literal["leave-one-out", "hash"] = "leave-one-out"
+    test_share: float = 0.2
+    k: tuple[int, ...] = (20,)
+    tau: float = 0.07
+    crop: float = 1.0
+    flip: Flip = "none"
+    bootstrap: int = 1000
+    seed: int = 0
+
+    @classmethod
+    def tiny(cls, root: str | Path) -> "Config":
+        """Six people with five pictures each."""
+        write_people(Path(root) / "images", 6, 5, "{name}/{number}.png")
+        return cls(path=str(Path(root) / "images"), k=(3,))
+
+
+@dataclass(frozen=True)
+class Data:
+    """The checked lists.
+
+    Attributes:
+        size: side of the pictures in pixels.
+        names: of the pictures.
+        classes: names of the classes.
+        labels: i64[N], class numbers.
+        query: bool[N], pictures to classify.
+        gallery: bool[N], pictures that vote; never for themselves.
+    """
+
+    size: int
+    names: tuple[str, ...]
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    query: np.ndarray
+    gallery: np.ndarray
+
+
+def prepare(cfg: Config, size: int) -> Data:
+    """Reads the labels and splits the pictures.
+
+    Raises:
+        UserError: an illegal option, a label file that doesn't fit, no class of two pictures, or
+            fewer pictures to vote than k.
+    """
+    _options.choice("split", cfg.split, ("leave-one-out", "hash"))
+    _options.choice("flip", cfg.flip, get_args(Flip))
+    _options.shares("crop", cfg.crop)
+    _options.shares("test_share", cfg.test_share)
+    names, classes = _labelled(cfg)
+    found, labels, counts = np.unique(classes, return_inverse=True, return_counts=True)
+    keep = counts[labels] > 1
+    if not keep.any():
+        raise UserError(
+            cfg.labels or cfg.path,
+            "no class has two pictures",
+            "give pictures of people seen twice",
+        )
+    names = tuple(compress(names, keep))
+    found, labels = np.unique(found[labels[keep]], return_inverse=True)
+    if cfg.split == "hash":
+        query = _held_out(names, labels, cfg.test_share)
+        gallery = ~query
+    else:
+        query = gallery = np.ones(len(names), bool)
+    most = int(gallery.sum()) - (cfg.split == "leave-one-out")
+    if not cfg.k or not all(1 <= k <= most for k in cfg.k):
+        raise UserError("k", f"{cfg.k} with {most} pictures to vote", f"give numbers up to {most}")
+    return Data(size, names, tuple(found), labels, query, gallery)
+
+
+def run(cfg: Config, data: Data, embed: Embed) -> Result:
+    """Classifies every query.
+
+    `items` holds, for each query of the split: `valid` (not failed), `subjects` (class number) and
+    `knn@<k>`, whether the vote was right (False where failed).
+    """
+    spec = {"path": cfg.path, "crop": cfg.crop}
+    raw, usable = embed_images(embed, spec, data.names, data.size, cfg.flip)
+    embeddings = _metrics.unit(raw)
+    queries = np.flatnonzero(data.query)
+    valid = usable[queries]
+    gallery = np.flatnonzero(data.gallery & usable)
+    if not valid.any() or len(gallery) < 2:
+        raise UserError(
+            cfg.path,
+            f"{np.sum(~usable)} of {len(usable)} pictures failed and none is left to compare",
+            "check that the pictures open and that the encoder's output is finite",
+        )
+    right = _classify(cfg, data, embeddings, queries[valid], gallery)
+    metrics = {"n": float(np.sum(valid)), "failed": float(np.sum(~valid))}
+    items = {"valid": valid, "subjects": data.labels[queries]}
+    for name, values in right.items():
+        metrics[name] = float(np.mean(values))
+        items[name] = np.zeros(len(queries), bool)
+        items[name][valid] = values
+        if cfg.bootstrap:
+            _, metrics[f"{name}_low"], metrics[f"{name}_high"] = _bootstrap.interval(
+                {name: values},
+                data.labels[queries[valid]],
+                _bootstrap.weighted_mean(name),
+                cfg.bootstrap,
+                cfg.seed,
+            )
+    shown = map_rows(data.labels, usable)
+    return Result(
+        metrics=metrics,
+        items=items,
+        embeddings=embeddings[shown].astype(np.float32),
+        labels=np.array(data.classes)[data.labels[shown]],
+    )
+
+
+def difference(
+    a: Result, b: Result, n: int = 1000, seed: int = 0
+) -> dict[str, _bootstrap.Interval]:
+    """Each `knn@<k>` of `a` minus that of `b` over the queries both could embed.
+
+    Args:
+        a: a result of `run`.
+        b: another on the same queries.
+        n: bootstrap draws over classes.
+        seed: of the draws.
+
+    Returns:
+        name -> (difference, low, high), the 95 % interval.
+    """
+    both = a.items["valid"] & b.items["valid"]
+    found = {}
+    for name in (key for key in a.items if key.startswith("knn@")):
+        sides = [{name: r.items[name][both]} for r in (a, b)]
+        statistic = _bootstrap.weighted_mean(name)
+        subjects = a.items["subjects"][both]
+        found[name] = _bootstrap.paired_interval(*sides, subjects, statistic, n, seed)
+    return found
+
+
+def _labelled(cfg: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    names = list_images(cfg.path)
+    if not cfg.labels:
+        return tuple(names), parents(names)
+    table = read_table(cfg.labels, cfg.path, names)
+    classes = table.column(cfg.column, "column")
+    return tuple(compress(table.files, classes)), tuple(filter(None, classes))
+
+
+def _held_out(names: tuple[str, ...], labels: np.ndarray, share: float) -> np.ndarray:
+    order = np.array([hash_share(name) for name in names])
+    held = np.zeros(len(names), bool)
+    for label in range(labels.max() + 1):
+        rows = np.flatnonzero(labels == label)
+        count = min(max(round(share * len(rows)), 1), len(rows) - 1)
+        held[rows[np.argsort(order[rows])[:count]]] = True
+    return held
+
+
+def _classify(
+    cfg: Config, data: Data, embeddings: np.ndarray, queries: np.ndarray, gallery: np.ndarray
+) -> dict[str, np.ndarray]:
+    right: dict[str, list[np.ndarray]] = {f"knn@{k}": [] for k in cfg.k}
+    others = len(gallery) - np.isin(queries, gallery).any()
+    for start in range(0, len(queries), QUERIES):
+        rows = queries[start : start + QUERIES]
+        similarity = embeddings[rows] @ embeddings[gallery].T
+        similarity[rows[:, None] == gallery] = -np.inf  # nobody votes for themselves
+        for k in cfg.k:
+            votes = _metrics.knn_votes(
+                similarity, data.labels[gallery], len(data.classes), min(k, others), cfg.tau
+            )
+            right[f"knn@{k}"].append(votes.argmax(axis=1) == data.labels[rows])
+    return {name: np.concatenate(parts) for name, parts in right.items()}

@@ -1,0 +1,313 @@
+"""A linear probe on frozen embeddings: one class column, or many binary attributes at once.
+
+L2-regularised logistic regression (`_logistic.py`), its strength chosen by the balanced accuracy on
+a validation part. People are dealt to training, validation and test (60 / 20 / 20) by the hash of
+their identity, so nobody in the test part has been seen by the probe.
+
+The probe is fitted with class-balanced weights and decides at its own threshold of 0 (its highest
+class) for *balanced* accuracy; an unweighted probe would follow the majority. For plain accuracy
+the same logits get the log prior odds of the training part back, the Bayes-optimal shift.
+
+Metrics: `balanced_accuracy` (per attribute (TPR + TNR) / 2, then their mean; for classes the mean
+recall) and, for attributes, `balanced_accuracy/<name>` and `mean_accuracy` (the mean of the
+attributes' accuracies), for classes `accuracy`; both with `_low` and `_high` (95 %, bootstrap over
+people); `<accuracy>@majority`, what the most frequent training class would score; `l2`; `n` test
+pictures; `failed` pictures of any part, left out. An attribute that has only one class in the
+training or in the test part is in no mean and is named by `skipped/<name>` = 1.
+"""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from PIL import Image
+
+from facejax.errors import UserError
+from facejax.evaluators import Embed, Result, _bootstrap, _options, _probe
+from facejax.evaluators._embed import Flip, embed_images, map_rows
+from facejax.evaluators._images import list_images
+from facejax.evaluators._labels import Table, parents, read_table, split_people
+from facejax.evaluators._metrics import unit
+from facejax.evaluators._tiny import write_people
+
+TRAIN, VALIDATION, TEST = 0, 1, 2
+PARTS = (0.6, 0.2, 0.2)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is probed, and how.
+
+    Attributes:
+        path: folder or zip of the pictures.
+        labels: CSV whose first column is the picture.
+        column: the class in `labels`, rows without a value left out; "" probes all other columns
+            as attributes, with -1 and 1, and 0 where unknown.
+        identity: who is on a picture: "parent" (its folder), a column of `labels`, the path of a
+            CSV (picture, person), or "none" (every picture another person).
+        l2: strengths to choose from.
+        crop: share of the centred square of each picture that is kept.
+        flip: "sum" or "concat" also embeds the mirror image; see `_embed.embed_images`.
+        bootstrap: draws of the interval; 0 leaves it out.
+        seed: of the draws.
+    """
+
+    path: str
+    labels: str
+    column: str = ""
+    identity: str = "parent"
+    l2: tuple[float, ...] = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+    crop: float = 1.0
+    flip: Flip = "none"
+    bootstrap: int = 1000
+    seed: int = 0
+
+    @classmethod
+    def tiny(cls, root: str | Path) -> "Config":
+        """Sixty people with two pictures each, and two attributes that their colours decide."""
+        images, labels = Path(root) / "images", Path(root) / "attributes.csv"
+        rows = []
+        for name in write_people(images, 60, 2, "{name}/{number}.png"):
+            red, _, blue = np.asarray(Image.open(images / name)).mean(axis=(0, 1))
+            rows.append([name, 1 if red > blue else -1, 1 if red + blue > 255 else -1])
+        with open(labels, "w", newline="") as file:
+            csv.writer(file).writerows([["file", "Warm", "Bright"], *rows])
+        return cls(path=str(images), labels=str(labels))
+
+
+@dataclass(frozen=True)
+class Data:
+    """The checked lists.
+
+    Attributes:
+        size: side of the pictures in pixels.
+        names: of the pictures.
+        targets: names of the columns, A of them.
+        classes: how many classes each column has.
+        labels: i64[N, A], class numbers; -1 where unknown.
+        people: str[N].
+        part: i64[N]: TRAIN, VALIDATION or TEST.
+        skipped: names of attributes with one class in the training or the test part.
+    """
+
+    size: int
+    names: tuple[str, ...]
+    targets: tuple[str, ...]
+    classes: int
+    labels: np.ndarray
+    people: np.ndarray
+    part: np.ndarray
+    skipped: tuple[str, ...]
+
+
+def prepare(cfg: Config, size: int) -> Data:
+    """Reads labels and people and deals people to the parts.
+
+    Raises:
+        UserError: an illegal option, files that don't match, an attribute that is not -1, 0 or 1,
+            too few people for three parts, or nothing to tell apart.
+    """
+    _options.choice("flip", cfg.flip, get_args(Flip))
+    _options.shares("crop", cfg.crop)
+    if not cfg.l2 or min(cfg.l2) <= 0:
+        raise UserError("l2", f"{cfg.l2} holds no strengths", "give positive numbers")
+    table = read_table(cfg.labels, cfg.path, list_images(cfg.path))
+    people = np.array(_people(cfg, table))
+    if cfg.column:
+        targets, classes, labels = _class_column(cfg, table)
+    else:
+        targets, classes, labels = _attribute_columns(cfg, table)
+    known = (labels >= 0).any(axis=1)
+    names = tuple(name for name, keep in zip(table.files, known) if keep)
+    labels, people = labels[known], people[known]
+    part = split_people(people.tolist(), PARTS)
+    if set(part.tolist()) != {TRAIN, VALIDATION, TEST}:
+        raise UserError(
+            cfg.labels,
+            f"{len(set(people.tolist()))} people don't fill three parts",
+            "label pictures of more people",
+        )
+    told = _several(labels[part == TRAIN])
+    if not cfg.column:
+        told &= _several(labels[part == TEST])
+    if not told.any():
+        raise UserError(cfg.labels, "nothing varies in its parts", "label more pictures")
+    return Data(
+        size=size,
+        names=names,
+        targets=tuple(t for t, keep in zip(targets, told) if keep),
+        classes=classes,
+        labels=labels[:, told],
+        people=people,
+        part=part,
+        skipped=tuple(t for t, keep in zip(targets, told) if not keep),
+    )
+
+
+def run(cfg: Config, data: Data, embed: Embed) -> Result:
+    """Embeds every picture, fits the probe and judges the test part.
+
+    `items` holds, for each test picture: `valid` (not failed), `subjects` i64 (person), `label`
+    i64[n, A] (-1 unknown), `correct` bool[n, A] at the threshold for accuracy and `balanced`
+    bool[n, A] at the one for balanced accuracy (both False where failed).
+
+    Raises:
+        UserError: a part is empty because its pictures failed.
+    """
+    spec = {"path": cfg.path, "crop": cfg.crop}
+    raw, usable = embed_images(embed, spec, data.names, data.size, cfg.flip)
+    rows = [np.flatnonzero(usable & (data.part == p)) for p in (TRAIN, VALIDATION, TEST)]
+    if not all(map(len, rows)):
+        raise UserError(
+            cfg.path,
+            f"{np.sum(~usable)} of {len(usable)} pictures failed and a part is empty",
+            "check that the pictures open and that the encoder's output is finite",
+        )
+    x, labels = raw.astype(np.float64), data.labels
+    train, validation, shown = ((x[r], labels[r]) for r in rows)
+    probe = _probe.fit_probe(train, validation, data.classes, bool(cfg.column), cfg.l2)
+    test = np.flatnonzero(data.part == TEST)
+    valid = usable[test]
+    correct, balanced = np.zeros((2, len(test), labels.shape[1]), bool)
+    for out, predicted in zip((correct, balanced), probe.predict(shown[0])):
+        out[valid] = predicted == shown[1]
+    items = {
+        "valid": valid,
+        "subjects": np.unique(data.people, return_inverse=True)[1][test],
+        "label": labels[test],
+        "correct": correct,
+        "balanced": balanced,
+    }
+    name = "accuracy" if cfg.column else "mean_accuracy"
+    metrics = {
+        **_scores(cfg, name, _rows(items, valid)),
+        f"{name}@majority": _majority(train[1], shown[1], data.classes),
+        "l2": probe.l2,
+        "n": float(np.sum(valid)),
+        "failed": float(np.sum(~usable)),
+        **{f"skipped/{target}": 1.0 for target in data.skipped},
+    }
+    if not cfg.column:
+        each = np.nanmean(_probe.recalls(shown[1], balanced[valid])[0], axis=1)
+        metrics |= {f"balanced_accuracy/{t}": float(v) for t, v in zip(data.targets, each)}
+    drawn = map_rows(data.people, usable)
+    return Result(
+        metrics=metrics,
+        items=items,
+        embeddings=unit(raw[drawn]).astype(np.float32),
+        labels=data.people[drawn],
+    )
+
+
+def difference(
+    a: Result, b: Result, n: int = 1000, seed: int = 0
+) -> dict[str, _bootstrap.Interval]:
+    """Accuracy and balanced accuracy of `a` minus those of `b` on the pictures both could embed.
+
+    Args:
+        a: a result of `run`.
+        b: another on the same pictures.
+        n: bootstrap draws over people.
+        seed: of the draws.
+
+    Returns:
+        name -> (difference, low, high), the 95 % interval.
+    """
+    both = a.items["valid"] & b.items["valid"]
+    sides = [_rows(r.items, both) for r in (a, b)]
+    name = "mean_accuracy" if "mean_accuracy" in a.metrics else "accuracy"
+    return {
+        metric: _bootstrap.paired_interval(*sides, sides[0]["subjects"], statistic, n, seed)
+        for metric, statistic in _statistics(name).items()
+    }
+
+
+def _statistics(name: str) -> dict[str, _bootstrap.Statistic]:
+    return {
+        name: lambda items, w: _probe.mean_accuracy(items["label"], items["correct"], w),
+        "balanced_accuracy": lambda items, w: _probe.balanced_accuracy(
+            items["label"], items["balanced"], w
+        ),
+    }
+
+
+def _scores(cfg: Config, name: str, items: _bootstrap.Items) -> dict[str, float]:
+    found = {}
+    for metric, statistic in _statistics(name).items():
+        everyone = np.ones((1, len(items["subjects"])))
+        found[metric] = float(statistic(items, everyone)[0])
+        if cfg.bootstrap:
+            _, found[f"{metric}_low"], found[f"{metric}_high"] = _bootstrap.interval(
+                items, items["subjects"], statistic, cfg.bootstrap, cfg.seed
+            )
+    return found
+
+
+def _rows(items: _bootstrap.Items, which: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: values[which] for name, values in items.items()}
+
+
+def _majority(train: np.ndarray, test: np.ndarray, classes: int) -> float:
+    counts = np.stack([np.sum(train == c, axis=0) for c in range(classes)])
+    return float(_probe.mean_accuracy(test, test == counts.argmax(axis=0))[0])
+
+
+def _attribute_columns(cfg: Config, table: Table) -> tuple[tuple[str, ...], int, np.ndarray]:
+    targets = tuple(name for name in table.columns if name != cfg.identity)
+    if not targets:
+        raise UserError(cfg.labels, "no attributes", "add a column of -1 and 1 per attribute")
+    number = {"-1": 0, "1": 1, "0": -1, "": -1}
+    labels = np.empty((len(table.files), len(targets)), np.int64)
+    for a, target in enumerate(targets):
+        for row, value in enumerate(table.columns[target]):
+            if value.strip() not in number:
+                raise UserError(
+                    f"{cfg.labels}:{table.lines[row]}",
+                    f"{target} is '{value}', not -1, 0 or 1",
+                    "mend the line, or set 'column' to probe a column of classes",
+                )
+            labels[row, a] = number[value.strip()]
+    return targets, 2, labels
+
+
+def _class_column(cfg: Config, table: Table) -> tuple[tuple[str, ...], int, np.ndarray]:
+    values = table.column(cfg.column, "column")
+    names = sorted(set(filter(None, values)))
+    number = {"": -1} | {name: i for i, name in enumerate(names)}
+    return (cfg.column,), len(names), np.array([number[v] for v in values])[:, None]
+
+
+def _several(labels: np.ndarray) -> np.ndarray:
+    """bool[A]: columns of i64[n, A] with more than one known class."""
+    known = labels >= 0
+    lowest = np.where(known, labels, np.iinfo(np.int64).max).min(axis=0)
+    return known.any(axis=0) & (lowest < labels.max(axis=0))
+
+
+def _people(cfg: Config, table: Table) -> tuple[str, ...]:
+    if cfg.identity == "none":
+        return table.files
+    if cfg.identity == "parent":
+        return parents(table.files)
+    if cfg.identity in table.columns:
+        people = table.columns[cfg.identity]
+    elif Path(cfg.identity).is_file():
+        listed = read_table(cfg.identity)
+        who = dict(zip(listed.files, next(iter(listed.columns.values()), ())))
+        absent = [name for name in table.files if name not in who]
+        if absent:
+            raise UserError(
+                cfg.identity,
+                f"no person for '{absent[0]}' and {len(absent) - 1} more of {cfg.labels}",
+                "add their lines",
+            )
+        people = tuple(who[name] for name in table.files)
+    else:
+        raise UserError(
+            "identity",
+            f"'{cfg.identity}' is no column of {cfg.labels} and no file",
+            "give 'parent', 'none', a column or a CSV",
+        )
+    return tuple(person or name for person, name in zip(people, table.files))
