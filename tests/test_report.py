@@ -1,4 +1,4 @@
-"""The page, as a reader meets it. The runs are made up: gradients for pictures, noise for scores."""
+"""The page, as a reader meets it. The runs are made up: gradients as pictures, noise as scores."""
 
 import json
 import re
@@ -340,6 +340,24 @@ def test_skipped_steps_are_drawn(tmp_path):
     page = Page(write_report([path], tmp_path / "report.html"))
     assert "Skipped steps" in page.sections["training"]
     assert "No step was skipped" not in page.text
+
+
+def test_odd_curves_are_drawn(tmp_path):
+    path = make_config(tmp_path / "odd")
+    writer = Writer(path, 0)
+    for step in (1, 2, 3):
+        odd = {"grad_norm": 0.0, "lr": 0.0, "const": 0.9 + step * 1e-16, "big": 3e7 * step}
+        writer.scalars(step, {"loss": -1.0} | odd)
+    writer.histogram(20000, "plain", np.r_[0.0, 3.0, 0.0], 0.0, 3.0)
+    writer.histogram(30000, "plain", np.zeros(3), 0.0, 3.0)
+    writer.close()
+    empty = {"x": np.zeros(0), "y": np.zeros(0), "xlabel": "x", "ylabel": "y"}
+    point = {"x": np.ones(1), "y": np.ones(1), "xlabel": "x", "ylabel": "y"}
+    save_eval(path, "e", 1, "", Result({}, {"empty": empty, "point": point}))
+    page = Page(write_report([path], tmp_path / "report.html"))
+    for words in ("Gradient norm", "const", "80M", "20k", "e: point", "All objectives"):
+        assert words in page.text
+    assert "e: empty" not in page.text
 
 
 def test_long_runs_give_small_pages(tmp_path):

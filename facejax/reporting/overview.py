@@ -73,7 +73,7 @@ def records(runs: Sequence[Run]) -> str:
                 most = list(run.rejected.items())[:REASONS]
                 parts.append(page.table(["reason", "records"], most))
         elif "bad_records" in run.curves:
-            count = page.number(run.curves["bad_records"].last)
+            count = f"{run.curves['bad_records'].last:,.0f}"
             parts.append(f"<p>Records that could not be read{page.escape(told)}: {count}.</p>")
         else:
             parts.append(page.missing(f"No rejected.csv and no count of bad records{told}."))

@@ -38,8 +38,8 @@ p { margin: .3rem 0 .8rem; max-width: 46rem; }
 .missing { font-style: italic; }
 nav { font-size: .9rem; margin: 1.2rem 0 0; } nav a { margin-right: 1.1rem; white-space: nowrap; }
 a { color: var(--c0); text-decoration-thickness: 1px; text-underline-offset: 2px; }
-dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr));
-  gap: .9rem 1.5rem; margin: 1.5rem 0 0; }
+dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr));
+  gap: .9rem 1.2rem; margin: 1.5rem 0 0; }
 dt { font-size: .78rem; color: var(--soft); } dd { margin: 0; font-size: 1.05rem; }
 .grid { display: grid; gap: 1.8rem 2rem; margin-top: 1rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 25rem), 1fr)); }
@@ -48,7 +48,7 @@ figure { margin: 0; break-inside: avoid; min-width: 0; }
 .legend { display: flex; flex-wrap: wrap; gap: .1rem 1rem; font-size: .82rem;
   color: var(--soft); margin: .1rem 0 .2rem; }
 .legend svg { width: 1.7rem; height: .7rem; vertical-align: middle; margin-right: .35rem; }
-svg { display: block; width: 100%; height: auto; }
+svg { display: block; width: 100%; height: auto; overflow: visible; }
 .legend svg, .key svg { display: inline; }
 svg text { font: 12px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
   fill: var(--soft); font-variant-numeric: tabular-nums; }
@@ -180,6 +180,6 @@ def number(value: float, digits: int = 4) -> str:
     """Writes a measured value: digits in threes where it is large, a dash where it is unknown."""
     if not math.isfinite(value):
         return "–"
-    if abs(value) >= 1e4 or (value == int(value) and abs(value) >= 1):
+    if abs(value) >= 1e4:
         return f"{value:,.0f}"
     return f"{value:.{digits}f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.2e}"

@@ -91,7 +91,7 @@ class Axis:
         values = np.arange(math.ceil(self.low / step - 1e-9), self.high / step + 1e-9) * step
         unit, mark = self.unit()
         # Enough decimals for the tick distance: 0.25 needs two, 0.5 one.
-        digits = next(d for d in range(12) if abs(round(step / unit, d) - step / unit) < 1e-9)
+        digits = next(d for d in range(16) if math.isclose(round(step / unit, d), step / unit))
         texts = [f"{v / unit:.{digits}f}{mark}".replace("-", "−") for v in values]
         near_zero = np.abs(values) < step / 2
         return [(v, "0" if z else t) for v, z, t in zip(values.tolist(), near_zero, texts)]
@@ -126,9 +126,9 @@ def _extent(arrays: Sequence[np.ndarray], log: bool, zero: bool = False) -> tupl
     values = values[np.isfinite(values)]
     if log:
         values = values[values > 0]
-    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
+    low, high = (float(values.min()), float(values.max())) if values.size else (float(log), 1.0)
     low = min(low, 0.0) if zero and not log else low
-    if low == high:
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
         pad = abs(low) * 0.1 or 1.0
         return (low / 2, low * 2) if log else (low - pad * (low != 0), high + pad)
     return low, high
@@ -268,8 +268,11 @@ def ridges(
     parts, every = [], math.ceil(13 / gap)
     for i, (step, group) in enumerate(rows):
         base = TOP + tall + i * gap
+        label = f"{step / 1e3:g}k" if step >= 1e4 else str(step)
         if i == len(rows) - 1 or (i % every == 0 and len(rows) - 1 - i >= every):
-            parts.append(f'<text x="{LEFT - 6}" y="{base + 4:.1f}" text-anchor="end">{step}</text>')
+            parts.append(
+                f'<text x="{LEFT - 6}" y="{base + 4:.1f}" text-anchor="end">{label}</text>'
+            )
         parts.append(f'<path class="rule" d="M{LEFT} {base:.1f}H{WIDTH - RIGHT}"/>')
         for name, counts in group.items():
             edges = np.linspace(low, high, len(counts) + 1)
@@ -312,7 +315,7 @@ def scatter(points: np.ndarray, groups: np.ndarray, names: Sequence[str]) -> str
 
     Both axes have the same scale, and no unit: only nearness means anything.
     """
-    side = 320.0
+    side = 240.0
     low, high = points.min(0), points.max(0)
     scale = (side - 24) / max(float((high - low).max()), 1e-12)
     at = (points - (low + high) / 2) * scale + side / 2

@@ -162,6 +162,8 @@ def curves(runs: Sequence[Run]) -> str:
             colour, dash = (7, VARIANTS.index(variant)) if variant else (i, 0)
             for name, curve in load_eval(path).curves.items():
                 x, y = (np.asarray(curve[axis], np.float64) for axis in "xy")
+                if not x.size:
+                    continue
                 drawn.setdefault((label, name), []).append(Series(who, x, y, colour, dash))
                 axes[label, name] = curve["xlabel"], curve["ylabel"]
     figures = []

@@ -107,8 +107,10 @@ def distributions(runs: Sequence[Run]) -> str:
             key = (name.rpartition("/")[0], steps[0].low, steps[0].high)
             groups.setdefault(key, []).append(name)
         for (group, low, high), names in groups.items():
-            title = group if len(runs) == 1 else f"{run.name}: {group}"
-            figures += _distribution(run, title, sorted(names, reverse=True), low, high)
+            title = " ".join(filter(None, (group, f"({run.name})" if len(runs) > 1 else "")))
+            figures += _distribution(
+                run, title or "All objectives", sorted(names, reverse=True), low, high
+            )
     if not figures:
         text = "No distribution logged: contrastive objectives log the similarities of their pairs."
         figures = [page.missing(text)]
