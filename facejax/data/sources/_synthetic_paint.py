@@ -341,7 +341,7 @@ def _glasses(c: _Canvas, p: SimpleNamespace, face: SimpleNamespace) -> None:
 
 
 def _hat(c: _Canvas, p: SimpleNamespace, face: SimpleNamespace) -> None:
-    line = p.hat_line + 0.12 * face.u * face.u - 0.1 * face.r * (face.r > 1)
+    line = p.hat_line + 0.12 * face.u * face.u
     dome = np.minimum(1.17 - face.r, line - face.v)
     fabric = (0.55 + 0.5 * face.light) * (1 - 0.35 * (line - face.v < 0.14))
     fabric *= 1 + 0.15 * _noise(face.u * 0.35 + 2, face.v * 0.35 + 2)
