@@ -25,8 +25,8 @@ class Axes:
     Attributes:
         mean: f64[D].
         scale: f64[D], standard deviation; 1 for a constant feature.
-        rotation: f64[D, D], orthonormal.
-        variance: f64[D], along the new axes.
+        rotation: f64[D, R], R = min(n, D) orthonormal columns; the optimum lies in their span.
+        variance: f64[R], along the new axes.
     """
 
     mean: np.ndarray
@@ -40,17 +40,17 @@ class Axes:
         mean, std = train.mean(axis=0), train.std(axis=0)
         scale = np.where(std > 1e-12 * np.abs(mean).max(initial=1e-30), std, 1.0)
         standard = (train - mean) / scale
-        variance, rotation = np.linalg.eigh(standard.T @ standard / len(train))
-        return cls(mean, scale, rotation, np.maximum(variance, 0))
+        _, spread, axes = np.linalg.svd(standard, full_matrices=False)
+        return cls(mean, scale, axes.T, spread**2 / len(train))
 
     def apply(self, x: np.ndarray) -> np.ndarray:
-        """f64[n, D] -> f64[n, D]."""
+        """f64[n, D] -> f64[n, R]."""
         return ((x - self.mean) / self.scale) @ self.rotation
 
 
 @dataclass(frozen=True)
 class Linear:
-    """logits = x @ weight + bias, of features that `Axes` has rotated; f64[D, C] and f64[C]."""
+    """logits = x @ weight + bias, of features that `Axes` has rotated; f64[R, C] and f64[C]."""
 
     weight: np.ndarray
     bias: np.ndarray
@@ -63,8 +63,8 @@ def fit(x: np.ndarray, variance: np.ndarray, loss: LogitLoss, l2: float, start: 
     """Minimises loss(x @ w + b) + l2 / 2 * |w|^2.
 
     Args:
-        x: f64[n, D], rotated.
-        variance: f64[D] of its axes.
+        x: f64[n, R], rotated.
+        variance: f64[R] of its axes.
         loss: of the logits.
         l2: strength.
         start: where to begin; its shape is the result's.

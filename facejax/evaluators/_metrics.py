@@ -102,7 +102,9 @@ def tar_at_far_insightface(score: np.ndarray, same: np.ndarray, far: float) -> f
     which the tool drops.
     """
     false, true = (rate[::-1] for rate in roc(score, same))
-    return float(true[np.argmin(np.abs(false - far))])
+    impostors = np.sum(~same)
+    gap = np.abs(np.rint(false * impostors) - far * impostors)  # counts, so that ties are exact
+    return float(true[np.argmin(gap)])
 
 
 def knn_votes(

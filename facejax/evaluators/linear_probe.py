@@ -74,7 +74,7 @@ class Config:
             rows.append([name, 1 if red > blue else -1, 1 if red + blue > 255 else -1])
         with open(labels, "w", newline="") as file:
             csv.writer(file).writerows([["file", "Warm", "Bright"], *rows])
-        return cls(path=str(images), labels=str(labels))
+        return cls(path=str(images), labels=str(labels), l2=(0.1, 0.01), bootstrap=100)
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def run(cfg: Config, data: Data, embed: Embed) -> Result:
     metrics = {
         **_scores(cfg, name, _rows(items, valid)),
         f"{name}@majority": _majority(train[1], shown[1], data.classes),
-        "l2": probe.l2,
+        "l2": float(probe.l2),
         "n": float(np.sum(valid)),
         "failed": float(np.sum(~usable)),
         **{f"skipped/{target}": 1.0 for target in data.skipped},
