@@ -207,8 +207,13 @@ def _evaluate_export(args, overrides: Mapping[str, str]) -> int:
     return 0
 
 
-def _publish(numbers: Mapping[str, float], step: int, out: Path | None) -> None:
+def show(numbers: Mapping[str, float]) -> None:
+    """Prints the table of headline metrics."""
     Console().print(table(numbers))
+
+
+def _publish(numbers: Mapping[str, float], step: int, out: Path | None) -> None:
+    show(numbers)
     if out is not None:
         out.write_text(json.dumps({"step": step, **numbers}, indent=2) + "\n")
 

@@ -16,7 +16,7 @@ import facejax
 from facejax import checkpoint, config, evaluate, mesh, model, state
 from facejax.config import Run
 from facejax.contracts import Params, Spec, TowerSpec
-from facejax.data import pipeline
+from facejax.data.mixture import Mixture, open_sources
 from facejax.errors import UserError
 from facejax.optim import flatten
 
@@ -34,7 +34,7 @@ class Session:
 
     run: Run
     workdir: Path
-    mixture: pipeline.Mixture
+    mixture: Mixture
     evaluations: list[evaluate.Evaluation]
     program: state.Program
     frozen: Params
@@ -53,7 +53,7 @@ def prepare(run: Run, workdir: Path) -> Session:
     Raises:
         UserError: whatever is wrong with the input.
     """
-    mixture = pipeline.open_sources(run.data.sources, run.data.size)
+    mixture = open_sources(run.data.sources)
     if run.steps is None:
         steps = max(1, round(run.epochs * len(mixture) / run.global_batch))
         run = dataclasses.replace(run, steps=steps, epochs=None)
@@ -65,13 +65,7 @@ def prepare(run: Run, workdir: Path) -> Session:
     loaded = {path: model.load(path) for path in state.frozen_paths(run, spec)}
     encoders = {path: (m.module, m.encoder_config) for path, m in loaded.items()}
     program = state.plan(run, spec, encoders)
-    missing = [f for f in program.fields() if f != "image" and f not in mixture.fields]
-    if missing:
-        raise UserError(
-            "config.data.sources",
-            f"no source has the field '{missing[0]}' that an objective reads",
-            "name its files in a source, or drop the objective",
-        )
+    mixture.select(program.fields())  # a field that no source gives is found here
     state.placement(program, devices)  # a rule that does not fit is found here
     return Session(
         run=run,
@@ -87,7 +81,7 @@ def prepare(run: Run, workdir: Path) -> Session:
     )
 
 
-def spec_of(run: Run, mixture: pipeline.Mixture) -> Spec:
+def spec_of(run: Run, mixture: Mixture) -> Spec:
     """The run's facts for objectives."""
     return Spec(
         steps=run.steps,

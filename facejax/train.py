@@ -54,7 +54,7 @@ def _steps(session: Session, writer: Writer, current: state.TrainState, start: i
     run = session.run
     step_fn = compiled_step(session)
     rejected = Rejected(session.workdir / "rejected.csv")
-    timer, progress = _timer(session), Progress(run.steps)
+    timer, progress = _timer(session), Progress(run.steps, start)
     late: tuple[int, dict, list] | None = None
     collected: list[dict] = []
     stop = _StopRequest()
@@ -65,19 +65,23 @@ def _steps(session: Session, writer: Writer, current: state.TrainState, start: i
                 host = next(batches)
                 batch = mesh.to_global(session.mesh, run.global_batch, host.arrays)
             _account(session, rejected, host)
-            current, metrics = step_fn(current, batch, session.frozen)
+            if step == start + 1:
+                with timer.paused():  # compiles
+                    current, metrics = step_fn(current, batch, session.frozen)
+            else:
+                current, metrics = step_fn(current, batch, session.frozen)
             if run.log_batch_ids:
                 writer.batch_ids(step, host.ids)
             if late is not None:
                 collected.append(_fetch(session, *late))
             late = (step, metrics, host.ids)
-            timer.step()
+            timer.tick()
             saving = step % run.checkpoint.every_steps == 0 or step == run.steps or stop.requested
             evaluating = due_evaluations(session, step)
             if step % run.log_every == 0 or step == run.steps or saving:
                 collected.append(_fetch(session, *late))
                 late = None
-                _log(writer, progress, timer, step, collected, len(rejected))
+                _log(writer, progress, timer, step, collected, rejected.count)
                 collected = []
             if saving:
                 session.checkpoints.save(step, current)
@@ -126,16 +130,9 @@ def read_batches(session: Session, start: int) -> Iterator[pipeline.HostBatch]:
 def _account(session: Session, rejected: Rejected, host: pipeline.HostBatch) -> None:
     """Names bad records, and stops the run when there are too many of them."""
     rejected.add(host.bad)
-    run, records = session.run, len(session.mixture)
-    read = (host.step + 1) * run.global_batch
     # Judged over at least 1,000 records, so that one bad record in the first batch stops nothing.
-    judged = min(max(read, 1000), records)
-    if len(rejected) > run.max_bad_share * judged:
-        raise TrainingFailed(
-            str(session.workdir / "rejected.csv"),
-            f"{len(rejected)} unreadable records of {judged} (max_bad_share {run.max_bad_share:g})",
-            "mend the data, or raise config.max_bad_share",
-        )
+    read = max((host.step + 1) * session.run.global_batch, 1000)
+    rejected.check(session.run.max_bad_share, min(read, len(session.mixture)))
 
 
 def _fetch(session: Session, step: int, metrics: Mapping[str, Any], ids: list) -> dict[str, Any]:
@@ -162,7 +159,7 @@ def _log(writer, progress, timer, step: int, collected: list[dict], bad: int) ->
         if not isinstance(value, Histogram) and name not in ("nonfinite", "skipped", "lr")
     }
     scalars |= {"lr": float(last["lr"]), "skipped_steps": int(last["skipped"]), "bad_records": bad}
-    scalars |= timer.interval()
+    scalars |= timer.read()
     writer.scalars(step, scalars)
     for name, value in last.items():
         if isinstance(value, Histogram):
