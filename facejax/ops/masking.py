@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from facejax.contracts import Draw, Drawn
 from facejax.errors import UserError
 
-REMOVED, COVERED = 1, 2  # the bits of a mask
+REMOVED = 1  # bit 0 of a mask
 
 
 def uniform(draw: Draw, count: int) -> jax.Array:
