@@ -66,7 +66,7 @@ def views(view: View, batch: Mapping[str, jax.Array], draw: Draw) -> dict[str, j
     out = {"box": box, "flipped": flipped}
     out["image"] = _colour(aug, _crop(aug, image, (start, end, top, bottom), flipped), draw)
     if "regions" in batch:
-        regions = jax.vmap(partial(nearest, size=aug.size))(
+        regions = jax.vmap(partial(_resample_regions, size=aug.size))(
             batch["regions"], start, end, top, bottom
         )
         if aug.flip:
@@ -132,7 +132,9 @@ def random_box(aug: Aug, height: int, width: int, key: jax.Array) -> jax.Array:
     return jnp.concatenate([corner, corner + extent])
 
 
-def _crop(aug: Aug, image: jax.Array, edges: tuple, flipped: jax.Array) -> jax.Array:
+def _crop(
+    aug: Aug, image: jax.Array, edges: tuple[jax.Array, ...], flipped: jax.Array
+) -> jax.Array:
     """u8[B, H, W, 3] -> f32[B, 3, S, S] in [0, 1]."""
     height, width = image.shape[1:3]
     if _whole(aug) and height == width == aug.size:
@@ -170,7 +172,7 @@ def _resample(image, start, end, top, bottom, size: int) -> jax.Array:
     return _separable(planes, taps(top, bottom, size, height), taps(start, end, size, width))
 
 
-def nearest(regions, start, end, top, bottom, size: int) -> jax.Array:
+def _resample_regions(regions, start, end, top, bottom, size: int) -> jax.Array:
     """Resamples a region map [H, W] by nearest neighbour; start > end mirrors it."""
 
     def index(low, high, source):
