@@ -1,0 +1,92 @@
+"""Contrastive similarities, at least in fp32 whatever the dtype of the features.
+
+A anchors, P positives of an anchor, M shared negatives, D width.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from facejax.contracts import Pairs
+
+PRECISION = jax.lax.Precision.HIGHEST  # tensor cores would round the products to 10 bits or fewer
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def l2_normalize(x: jax.Array, eps: float = 1e-6, axis: int = -1) -> jax.Array:
+    """Scales `x` to unit length along `axis`.
+
+    Vectors no longer than `eps` become zero and pass no gradient, so that a dead feature neither
+    divides by zero nor sends back a gradient of 1 / eps.
+
+    Returns:
+        Of the shape of `x`, fp32 or wider.
+    """
+    x = _wide(x)
+    square = jnp.sum(jnp.square(x), axis, keepdims=True)
+    alive = square > eps * eps
+    return jnp.where(alive, x * jax.lax.rsqrt(jnp.where(alive, square, 1.0)), 0.0)
+
+
+def info_nce(pairs: Pairs) -> jax.Array:
+    """The InfoNCE loss of each anchor; the caller takes the mean with `pairs.weight`.
+
+    For anchor a and its positive p
+
+        l_ap = -log( e^{s_ap} / (e^{s_ap} + sum over allowed m of e^{s_am}) ),    s = <q, k> / tau
+
+    and the anchor's loss is the mean of l_ap over its positives: the other positives stand in no
+    denominator (so does Hydra; SupCon keeps them in). With one positive this is the usual
+    cross-entropy. Positives are scored by `qp` where it is given. Features are used as they are,
+    normalised or not.
+
+    Returns:
+        f32[A] (wider if the features are); 0 for an anchor without a positive or without a
+        negative that it may meet, with finite gradients.
+    """
+    q, tau = _wide(pairs.q), jnp.asarray(pairs.tau)
+    tau = tau if tau.ndim else tau[None, None]
+    scorer = q[:, None] if pairs.qp is None else _wide(pairs.qp)
+    positive = jnp.sum(scorer * _wide(pairs.k), -1) / tau
+    negative = jnp.einsum("ad,md->am", q, _wide(pairs.neg), precision=PRECISION) / tau
+    negative = jnp.where(pairs.allowed, negative, -jnp.inf)
+
+    # Written out because the gradient of logsumexp over nothing but -inf is NaN.
+    some = jnp.any(pairs.allowed, 1, keepdims=True)
+    top = jnp.max(negative, 1, keepdims=True, initial=-jnp.inf)
+    top = jax.lax.stop_gradient(jnp.where(some, top, 0.0))
+    total = jnp.sum(jnp.exp(negative - top), 1, keepdims=True)
+    log_total = jnp.log(jnp.where(some, total, 1.0)) + top
+
+    counted = pairs.positive & some
+    losses = jnp.where(counted, jax.nn.softplus(log_total - positive), 0.0)
+    return jnp.sum(losses, 1) / jnp.maximum(jnp.sum(counted, 1), 1)
+
+
+def nt_xent(z_a: jax.Array, z_b: jax.Array, tau: float) -> jax.Array:
+    """SimCLR's loss over two views, written densely: the reading that faster forms are held to.
+
+    Anchor i of a view sees the 2B - 1 other rows of both views, its positive being row i of the
+    other view. The two directions are each averaged over B and then *summed*, as in
+    google-research/simclr; the textbook mean over 2B anchors is half of it.
+
+    Args:
+        z_a: [B, D], rows of unit length.
+        z_b: [B, D], the other view of the same images.
+        tau: temperature.
+
+    Returns:
+        A scalar, fp32 or wider.
+    """
+    z_a, z_b = _wide(z_a), _wide(z_b)
+    itself = jnp.eye(len(z_a), dtype=bool)
+
+    def direction(anchor, other):
+        across = jnp.matmul(anchor, other.T, precision=PRECISION) / tau
+        within = jnp.matmul(anchor, anchor.T, precision=PRECISION) / tau
+        logits = jnp.concatenate([across, jnp.where(itself, -jnp.inf, within)], 1)
+        return jnp.mean(jax.nn.logsumexp(logits, 1) - jnp.diagonal(across))
+
+    return direction(z_a, z_b) + direction(z_b, z_a)
