@@ -113,7 +113,7 @@ def encode_png(regions: np.ndarray) -> bytes:
 
 
 def _image(data: bytes | np.ndarray, least: int) -> tuple[np.ndarray, int, int]:
-    """u8[h, w, 3] RGB and the stored height and width; h, w may be smaller, but not than `least`."""
+    """u8[h, w, 3] RGB, maybe shrunken while decoding (not below `least`), and the stored sides."""
     if isinstance(data, np.ndarray):
         return data, *data.shape[:2]
     if simplejpeg is not None and data[:2] == b"\xff\xd8":

@@ -25,7 +25,7 @@ _ATTRIBUTE = {"1": 1, "+1": 1, "-1": -1, "0": 0, "": 0}
 
 @dataclass(frozen=True)
 class Table:
-    """A label file: `rows[file]` holds one string for each of `columns` (the file column is out)."""
+    """A label file: `rows[file]` holds one string per column; `columns` lacks the file's own."""
 
     path: str
     columns: tuple[str, ...]

@@ -60,7 +60,7 @@ def test_malformed_tables_are_user_errors(tmp_path, text, told):
 def test_rows_match_by_path_or_by_unique_file_name(tmp_path):
     table = labels.read_table(write(tmp_path / "x.csv", "file,a\n1.jpg,p\nb/2.jpg,q\n"))
     assert labels.match(table, ["images/1.jpg", "b/2.jpg"], "error") == [("p",), ("q",)]
-    with pytest.raises(UserError, match="1 images have no entry: d/1.jpg"):
+    with pytest.raises(UserError, match=r"1 images have no entry: d/1\.jpg"):
         labels.match(table, ["b/2.jpg", "d/1.jpg", "1.jpg"], "error")
 
 
@@ -70,7 +70,7 @@ def test_images_without_a_row_are_named_and_counted(tmp_path):
     with pytest.raises(UserError, match=r"5 images have no entry: 1\.jpg, 2\.jpg, 3\.jpg, \.\.\.;"):
         labels.match(table, names, "error")
     assert labels.match(table, names, "unknown") == [("p",)] + [None] * 5
-    with pytest.raises(UserError, match="no row matches an image, such as '7.jpg'"):
+    with pytest.raises(UserError, match=r"no row matches an image, such as '7\.jpg'"):
         labels.match(table, ["7.jpg"], "unknown")
 
 

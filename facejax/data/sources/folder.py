@@ -94,18 +94,18 @@ def open(cfg: Config) -> "Folder":
     """
     files = open_files(cfg.path)
     names = _images(cfg, files)
+    companions = {}
+    if cfg.regions:
+        companions["regions"] = _companions(cfg.regions, cfg, names, files)
+    if cfg.captions and "{" in cfg.captions:
+        companions["caption"] = _companions(cfg.captions, cfg, names, files)
     annotations = _labels(cfg, names)
     if cfg.identity == "parent":
         annotations["identity"] = _parents(cfg.path, names)
     if cfg.landmarks:
         annotations["landmarks"] = _landmarks(cfg, names)
-    companions = {}
-    if cfg.captions and "{" in cfg.captions:
-        companions["caption"] = _companions(cfg.captions, cfg, names, files)
-    elif cfg.captions:
+    if cfg.captions and "caption" not in companions:
         annotations["caption"] = _captions(cfg, names)
-    if cfg.regions:
-        companions["regions"] = _companions(cfg.regions, cfg, names, files)
     return Folder(files, names, annotations, companions, cfg.region_labels)
 
 
@@ -159,7 +159,7 @@ def _images(cfg: Config, files: Files) -> tuple[str, ...]:
         names = tuple(n for n in files.names if fnmatch.fnmatchcase(n, cfg.images))
         remedy = f"change images='{cfg.images}'; the set holds {_some(files.names)}"
     else:
-        maps = cfg.regions.format(stem="*", parent="*") if cfg.regions else ""
+        maps = _fill(cfg.regions, "*", "*") if cfg.regions else ""
         names = tuple(
             n
             for n in files.names
@@ -238,15 +238,18 @@ def _captions(cfg: Config, names: Sequence[str]):
 def _companions(template: str, cfg: Config, names: Sequence[str], files: Files) -> list[str | None]:
     """The companion file of each image, None where there is none."""
     paths = [PurePosixPath(name) for name in names]
-    try:
-        texts = [template.format(stem=p.stem, parent=p.parent.as_posix()) for p in paths]
-    except (KeyError, IndexError, ValueError) as error:
-        what = f"the template has an unknown part ({error})"
-        raise UserError(template, what, "use {stem} and {parent}") from None
-    wanted = [PurePosixPath(text).as_posix() for text in texts]
+    wanted = [_fill(template, p.stem, p.parent.as_posix()) for p in paths]
     there = set(files.names)
     absent = [name for name, other in zip(names, wanted) if other not in there]
     if len(absent) == len(names):
         raise UserError(template, f"no such file, as '{wanted[0]}'", f"correct it for {cfg.path}")
     tables.check_missing(template, absent, cfg.missing)
     return [other if other in there else None for other in wanted]
+
+
+def _fill(template: str, stem: str, parent: str) -> str:
+    try:
+        return PurePosixPath(template.format(stem=stem, parent=parent)).as_posix()
+    except (KeyError, IndexError, ValueError) as error:
+        what = f"the template has an unknown part ({error})"
+        raise UserError(template, what, "use {stem} and {parent}") from None

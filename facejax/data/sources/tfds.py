@@ -60,7 +60,7 @@ class Config:
             "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
             "label": tfds.features.ClassLabel(names=["ada", "ben", "cy"]),
             "attributes": {"Smiling": np.bool_, "Male": np.bool_},
-            "landmarks": {n: np.int64 for n in ("left_x", "left_y", "right_x", "right_y")},
+            "landmarks": dict.fromkeys(("left_x", "left_y", "right_x", "right_y"), np.int64),
             "text": tfds.features.Text(),
         }
         rng = np.random.default_rng(0)
@@ -75,24 +75,19 @@ class Config:
             for i in range(6)
         ]
 
-        class TinyFaces(tfds.core.GeneratorBasedBuilder):
-            VERSION = tfds.core.Version("1.0.0")
-
-            def _info(self):
-                return tfds.core.DatasetInfo(
-                    builder=self, features=tfds.features.FeaturesDict(info)
-                )
-
-            def _split_generators(self, dl_manager):
-                return {"train": iter(enumerate(examples))}
-
-            def _generate_examples(self):
-                raise NotImplementedError("the split generators give the examples")
-
-        builder = TinyFaces(data_dir=str(root), file_format="array_record")
-        builder.download_and_prepare()
+        identity = tfds.core.dataset_info.DatasetIdentity(
+            "tiny_faces", tfds.core.Version("1.0.0"), str(root), "facejax"
+        )
+        writer = tfds.core.SequentialWriter(
+            tfds.core.DatasetInfo(builder=identity, features=tfds.features.FeaturesDict(info)),
+            max_examples_per_shard=4,
+            file_format="array_record",
+        )
+        writer.initialize_splits(["train"])
+        writer.add_examples({"train": examples})
+        writer.close_all()
         return cls(
-            path=str(builder.data_path),
+            path=str(root),
             identity="column",
             attributes="attributes",
             landmarks="landmarks",
