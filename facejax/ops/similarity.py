@@ -53,16 +53,11 @@ def info_nce(pairs: Pairs) -> jax.Array:
     negative = jnp.einsum("ad,md->am", q, _wide(pairs.neg), precision=PRECISION) / tau
     negative = jnp.where(pairs.allowed, negative, -jnp.inf)
 
-    # Written out because the gradient of logsumexp over nothing but -inf is NaN.
-    some = jnp.any(pairs.allowed, 1, keepdims=True)
-    top = jnp.max(negative, 1, keepdims=True, initial=-jnp.inf)
-    top = jax.lax.stop_gradient(jnp.where(some, top, 0.0))
-    total = jnp.sum(jnp.exp(negative - top), 1, keepdims=True)
-    log_total = jnp.log(jnp.where(some, total, 1.0)) + top
+    # -inf where an anchor meets no negative: the loss is then 0, and no gradient passes the masks.
+    log_total = jax.nn.logsumexp(negative, 1, keepdims=True)
 
-    counted = pairs.positive & some
-    losses = jnp.where(counted, jax.nn.softplus(log_total - positive), 0.0)
-    return jnp.sum(losses, 1) / jnp.maximum(jnp.sum(counted, 1), 1)
+    losses = jnp.where(pairs.positive, jax.nn.softplus(log_total - positive), 0.0)
+    return jnp.sum(losses, 1) / jnp.maximum(jnp.sum(pairs.positive, 1), 1)
 
 
 def nt_xent(z_a: jax.Array, z_b: jax.Array, tau: float) -> jax.Array:

@@ -111,12 +111,13 @@ def test_anchors_without_company_cost_nothing_and_break_nothing(lost, dead):
     features = [0 * x if dead else x for x in (pairs.q, pairs.k, pairs.neg)]
 
     @jax.jit
-    def cost(features):
+    def cost(features, tau):
         q, k, neg = map(l2_normalize, features)
-        losses = info_nce(dataclasses.replace(pairs, q=q, k=k, neg=neg))
+        losses = info_nce(dataclasses.replace(pairs, q=q, k=k, neg=neg, tau=tau))
         return jnp.sum(losses), losses
 
-    gradients, losses = jax.grad(cost, has_aux=True)(features)
+    (gradients, to_tau), losses = jax.grad(cost, (0, 1), has_aux=True)(features, pairs.tau)
+    assert np.isfinite(to_tau)
     assert losses[0] == 0
     assert np.isfinite(losses).all()
     assert all(np.isfinite(g).all() for g in gradients)
