@@ -4,7 +4,7 @@ from pathlib import Path
 
 from facejax import export, plugins
 from facejax.cli import Parser, main
-from facejax.model import load_run
+from facejax.export._run import export_run
 
 
 def run(argv: list[str]) -> None:
@@ -15,10 +15,7 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--format", required=True, help=", ".join(plugins.names("export")))
     parser.add_argument("--out", type=Path, required=True, help="the folder to make")
     options = parser.parse_args(argv)
-    fmt = plugins.load("export", options.format, "--format")
-    export.check_out(options.out)
-    model = load_run(options.workdir, options.step)
-    fmt.write(model.encoder_config, model.params, model.preprocess, options.out, model.meta)
+    export_run(options.workdir, options.step, options.format, options.out)
     print(f"{options.out}: {', '.join(export.FILES)}")
 
 

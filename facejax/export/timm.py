@@ -16,6 +16,7 @@ from facejax.contracts import TowerSpec
 from facejax.encoders import vit
 from facejax.errors import UserError
 from facejax.export import names
+from facejax.export._timm import import_timm
 from facejax.export.names import vit as vit_names
 
 ARCHITECTURES = {
@@ -104,8 +105,7 @@ def parity(path: Path, images: np.ndarray) -> dict[str, Any]:
         reason and what to install.
     """
     try:
-        import timm
-        import torch
+        torch, timm = import_timm()
     except (ImportError, RuntimeError) as error:  # torchvision raises RuntimeError when it breaks
         remedy = "install timm, torch and the torchvision built for that torch, and export again"
         return {"status": "not checked", "reason": str(error).splitlines()[0], "remedy": remedy}

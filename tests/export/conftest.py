@@ -1,28 +1,17 @@
 """What the tests of the exports share."""
 
-import contextlib
-
 import pytest
+
+from facejax.export._timm import import_timm
 
 
 @pytest.fixture(scope="session")
 def torch_and_timm():
-    """The modules (torch, timm), or a skip that says why not.
-
-    torchvision, which timm imports, does not import where its compiled operators don't fit torch;
-    with the two operators that it looks up at import declared, it does.
-    """
-    torch = pytest.importorskip("torch", reason="torch is not installed")
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        with contextlib.suppress(RuntimeError):  # a torchvision that works has declared it
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    """The modules (torch, timm), or a skip that says why not."""
     try:
-        import timm
+        return import_timm()
     except (ImportError, RuntimeError) as error:
         pytest.skip(f"timm cannot be imported: {error}")
-    yield torch, timm
-    del library
 
 
 @pytest.fixture(scope="session")
