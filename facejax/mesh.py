@@ -27,7 +27,7 @@ RULES = (
     (r"^(step|skipped|nonfinite)$", "replicate"),
     (r"(^|/)(bias|scale|ls1|ls2|count)$", "replicate"),
     (r"^objective/(sparse|velocity)/", "devices"),
-    (r"^stats/", "replicate"),
+    (r"(^|/)stats/", "replicate"),
     (r"(^|/)(kernel|embedding|pos_embed|cls_token|mask_token|registers|latent)$", "fsdp"),
     (r"^objective/", "replicate"),
     (r"(^|/)(objective|modifier)/", "fsdp"),
