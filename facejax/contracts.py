@@ -166,6 +166,11 @@ class Pass:
     outputs: tuple[Output, ...] = ("pooled",)
     cached: str | None = None
 
+    @property
+    def replaces(self) -> bool:
+        """Whether the mask token stands in for removed patches; with `drop` they are left out."""
+        return self.mask is not None and not getattr(self.mask, "drop", False)
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
