@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from facejax.config import Objective
 from facejax.contracts import Ctx, Draw, Features, Loss, Pairs, Pass, Spec, Tower, Vars
 from facejax.losses import sum_terms
 
@@ -128,7 +127,7 @@ class Case:
     spec: Spec = SPEC
 
     @classmethod
-    def of(cls, objective: Objective | ModuleType, config: Any = None, spec: Spec = SPEC) -> "Case":
+    def of(cls, objective: ModuleType, config: Any = None, spec: Spec = SPEC) -> "Case":
         config = config or objective.Config.tiny()
         variables = objective.init(config, jax.random.key(0), spec)
         return cls(objective, config, variables, spec)
@@ -200,6 +199,42 @@ def take(given: Inputs, rows: np.ndarray) -> Inputs:
         batch=jax.tree.map(pick, given.batch),
         draw=Draw(given.draw.key, given.draw.rows[rows]),
     )
+
+
+def wide(tree: Any) -> Any:
+    """Floats as float64; only inside `jax.enable_x64`."""
+
+    def cast(x):
+        return x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(cast, tree)
+
+
+def assert_gradient(case: Case, given: Inputs, rtol: float, step: float = 1e-6) -> None:
+    """Holds gradients to central differences in float64, along random directions."""
+    with jax.enable_x64(True):
+        given = wide(given)
+        trained = case.trained(given)
+        value = jax.jit(lambda trained: case.value(given, trained))
+        grads = jax.jit(case.grads)(given)
+        rng = np.random.default_rng(1)
+        for _ in range(3):
+            way = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), trained)
+            ahead = jax.tree.map(lambda x, d: x + step * d, trained, way)
+            behind = jax.tree.map(lambda x, d: x - step * d, trained, way)
+            slope = sum(jnp.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (grads, way))))
+            assert slope.dtype == jnp.float64
+            found = (value(ahead) - value(behind)) / (2 * step)
+            np.testing.assert_allclose(found, slope, rtol=rtol)
+
+
+def moved(case: Case, by: float = 0.1) -> Case:
+    """The case with all parameters away from their initial values (scales of 1, biases of 0)."""
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda x: x + jnp.asarray(rng.normal(size=x.shape) * by, jnp.float32), case.vars.params
+    )
+    return dataclasses.replace(case, vars=dataclasses.replace(case.vars, params=params))
 
 
 def pairs(width: int, kind: str = "ordinary", seed: int = 0, positives: int = 1) -> Pairs:
