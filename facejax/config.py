@@ -8,6 +8,7 @@ unknown key, a wrong type or a value that cannot work is a `UserError` that name
 import ast
 import dataclasses
 import importlib.util
+import inspect
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -163,7 +164,7 @@ class Run:
         epochs: alternative to steps; resolved once the data set's size is known.
         global_batch: rows of one optimiser step, over all devices.
         micro_batch: rows of one forward and backward pass; None means global_batch.
-        dtype: compute type of the encoders; parameters stay float32.
+        dtype: compute type of encoders and of objectives that have one; parameters stay float32.
         remat: rematerialisation policy of the encoders.
         log_every: steps between lines of metrics.
         log_batch_ids: write batches.jsonl.
@@ -233,7 +234,7 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
         value = value.to_dict()
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
-        return value
+        return _frozen(value)
     if origin in (typing.Union, types.UnionType):
         return _coerce_union(value, args, where)
     if origin is Literal:
@@ -267,7 +268,16 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
     raise UserError(where, f"{value!r} is not of type {wanted}", f"give a value of type {wanted}")
 
 
+def _frozen(value: Any) -> Any:
+    """Lists, as JSON gives them, become the tuples that a config file writes."""
+    if isinstance(value, Mapping):
+        return {k: _frozen(v) for k, v in value.items()}
+    return tuple(_frozen(v) for v in value) if isinstance(value, list | tuple) else value
+
+
 def _coerce_union(value: Any, options: Sequence[Any], where: str) -> Any:
+    if value is not None and len(some := [o for o in options if o is not type(None)]) == 1:
+        return _coerce(value, some[0], where)
     for option in options:
         if dataclasses.is_dataclass(option) and isinstance(value, Mapping):
             return build(option, value, where)
@@ -337,16 +347,21 @@ def _section(value: Any, where: str) -> Mapping[str, Any]:
 
 def _plugin(kind: str, label: str, entry: dict[str, Any], where: str) -> dict[str, Any]:
     entry = dict(entry)
-    name = str(entry.pop("type", label))
-    module = plugins.load(kind, name, where if name == label else f"{where}.type")
-    return {"name": name, "module": module, "config": build(module.Config, entry, where)}
+    named_by = f"{where}.type" if "type" in entry else where
+    return _load(kind, str(entry.pop("type", label)), entry, where, named_by)
+
+
+def _load(kind: str, name: str, options: Mapping[str, Any], where: str, named_by: str):
+    module = plugins.load(kind, name, named_by)
+    return {"name": name, "module": module, "config": build(module.Config, options, where)}
 
 
 def _tower(run: Run, entry: Mapping[str, Any], where: str) -> Plugin:
     entry = dict(entry)
     if "name" not in entry:
         raise UserError(f"{where}.name", "missing", "set it to an encoder, such as 'vit'")
-    plugin = Plugin(**_plugin("encoder", entry.pop("name"), entry, where))
+    name = str(entry.pop("name"))
+    plugin = Plugin(**_load("encoder", name, entry, where, f"{where}.name"))
     return _inherit(plugin, entry, dtype=run.dtype, remat=run.remat, size=run.data.size)
 
 
@@ -365,9 +380,9 @@ def _objective(run: Run, label: str, entry: Mapping[str, Any]) -> Objective:
     for name, options in _section(entry.pop("modifiers", {}), f"{where}.modifiers").items():
         at = f"{where}.modifiers.{name}"
         modifiers[name] = Plugin(**_plugin("modifier", name, _section(options, at), at))
-    return Objective(
-        **_plugin("objective", label, entry, where), weight=weight, modifiers=modifiers
-    )
+    plugin = _plugin("objective", label, entry, where)
+    objective = Objective(**plugin, weight=weight, modifiers=modifiers)
+    return _inherit(objective, entry, dtype=run.dtype)
 
 
 def _check(run: Run) -> None:
@@ -375,8 +390,12 @@ def _check(run: Run) -> None:
         raise UserError("config.steps", "exactly one of steps and epochs is wanted", "set one")
     if run.steps is not None and run.steps < 1:
         raise UserError("config.steps", f"{run.steps} steps", "give at least 1")
+    if run.epochs is not None and run.epochs <= 0:
+        raise UserError("config.epochs", f"{run.epochs} epochs", "give more than 0")
     if run.global_batch < 1:
         raise UserError("config.global_batch", f"{run.global_batch} rows", "give at least 1")
+    if run.micro_batch is not None and run.micro_batch < 1:
+        raise UserError("config.micro_batch", f"{run.micro_batch} rows", "give at least 1")
     micro = run.micro_batch or run.global_batch
     if run.global_batch % micro:
         raise UserError(
@@ -462,6 +481,8 @@ def load_file(spec: str) -> ConfigDict:
     module_spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise UserError(path, "defines no get_config()", "add one that returns a ConfigDict")
+    if args and not inspect.signature(module.get_config).parameters:
+        raise UserError(spec, "get_config() of this file takes no arguments", f"give {path} alone")
     return module.get_config(args) if args else module.get_config()
 
 

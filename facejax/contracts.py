@@ -166,6 +166,11 @@ class Pass:
     outputs: tuple[Output, ...] = ("pooled",)
     cached: str | None = None
 
+    @property
+    def replaces(self) -> bool:
+        """Whether the mask token stands in for removed patches; with `drop` they are left out."""
+        return self.mask is not None and not getattr(self.mask, "drop", False)
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -338,8 +343,9 @@ class Term:
 
     @classmethod
     def mean(cls, values: jax.Array, weight: jax.Array | float = 1.0) -> "Term":
-        """The mean of all elements of `values`."""
-        return cls(jnp.sum(values, dtype=jnp.float32), jnp.float32(values.size), weight)
+        """The mean of all elements of `values`, summed in float32 or wider."""
+        wide = jnp.promote_types(values.dtype, jnp.float32)
+        return cls(jnp.sum(values, dtype=wide), jnp.float32(values.size), weight)
 
     def value(self) -> jax.Array:
         """sum / count, and 0 where nothing was counted."""

@@ -1,6 +1,6 @@
 """Model FLOPs of a training step, from the analytic counts of encoders and objectives."""
 
-from facejax.contracts import Student
+from facejax.contracts import Frozen, Student
 from facejax.state import Program
 
 
@@ -11,18 +11,21 @@ def flops_per_image(program: Program) -> float | None:
     """
     total = 0.0
     for p in program.forwards:
-        tower = program.run.towers[p.tower]
         if p.cached is not None:
             continue
-        if not hasattr(tower.module, "flops"):
+        tower = program.run.towers[p.tower]
+        module, config = tower.module, tower.config
+        if isinstance(p.weights, Frozen):
+            module, config = program.frozen[p.weights.path]
+        if not hasattr(module, "flops"):
             return None
         keep = None
         size = p.view.aug.size if p.view.aug else None
-        if p.mask is not None and p.mask.drop:
+        if p.mask is not None and not p.replaces:
             rows, columns = program.spec.towers[p.tower].grid(size)
             keep = int(rows * columns * (1 - p.mask.ratio))
         times = 3.0 if isinstance(p.weights, Student) else 1.0
-        total += times * tower.module.flops(tower.config, size, keep)
+        total += times * module.flops(config, size, keep)
     for objective in program.run.objectives.values():
         if not hasattr(objective.module, "flops"):
             return None

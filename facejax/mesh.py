@@ -27,7 +27,7 @@ RULES = (
     (r"^(step|skipped|nonfinite)$", "replicate"),
     (r"(^|/)(bias|scale|ls1|ls2|count)$", "replicate"),
     (r"^objective/(sparse|velocity)/", "devices"),
-    (r"^stats/", "replicate"),
+    (r"(^|/)stats/", "replicate"),
     (r"(^|/)(kernel|embedding|pos_embed|cls_token|mask_token|registers|latent)$", "fsdp"),
     (r"^objective/", "replicate"),
     (r"(^|/)(objective|modifier)/", "fsdp"),
@@ -77,10 +77,15 @@ def shardings(mesh: Mesh, tree: Params, extra: Sequence[tuple[str, str]] = ()) -
         UserError: a leaf that no rule covers, an extra rule that covers nothing, or a placement
             that does not exist.
     """
-    for i, (_, placement) in enumerate(extra):
+    for i, (pattern, placement) in enumerate(extra):
+        where = f"config.mesh.rules[{i}]"
         if placement not in PLACEMENTS:
-            remedy = nearest(placement, PLACEMENTS)
-            raise UserError(f"config.mesh.rules[{i}]", f"no placement '{placement}'", remedy)
+            raise UserError(where, f"no placement '{placement}'", nearest(placement, PLACEMENTS))
+        try:
+            re.compile(pattern)
+        except re.error as e:
+            what = f"'{pattern}' is no regular expression ({e})"
+            raise UserError(where, what, "mend it") from e
     used = set()
 
     def place(path, leaf) -> NamedSharding:

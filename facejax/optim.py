@@ -59,6 +59,7 @@ def make(
         UserError: a rule of the config finds no parameter, or its pattern is no regular expression.
     """
     leaves = flatten(params)
+    _check_patterns(cfg.rules)
     rule_of = {path: _first(path, [*cfg.rules, *rules]) for path in leaves}
     for i, rule in enumerate(cfg.rules):
         if not any(_matches(rule, path) for path in leaves):
@@ -194,12 +195,17 @@ def _first(path: str, rules: Sequence[Rule]) -> Rule:
 
 
 def _matches(rule: Rule, path: str) -> bool:
-    try:
-        return re.search(rule.pattern, path) is not None
-    except re.error as e:
-        raise UserError(
-            f"config.optimizer.rules '{rule.pattern}'", f"no regular expression ({e})", "mend it"
-        ) from e
+    return re.search(rule.pattern, path) is not None
+
+
+def _check_patterns(rules: Sequence[Rule]) -> None:
+    for i, rule in enumerate(rules):
+        try:
+            re.compile(rule.pattern)
+        except re.error as e:
+            where = f"config.optimizer.rules[{i}].pattern"
+            what = f"'{rule.pattern}' is no regular expression ({e})"
+            raise UserError(where, what, "mend it") from e
 
 
 def _group_name(rule: Rule) -> str:

@@ -16,7 +16,7 @@ class Schedule:
 
     Attributes:
         kind: "cosine" (half a cosine), "linear", "constant" (stays at `start`), "step" (multiplied
-            by `factor` at each of `milestones`), "rsqrt" (start / sqrt(steps since the warm-up)).
+            by `factor` at each of `milestones`), "rsqrt" (`start` * sqrt(warmup / step)).
         start: value after the warm-up.
         end: value at the horizon, for "cosine" and "linear".
         warmup: steps of linear warm-up; a value below 1 is a share of the horizon.

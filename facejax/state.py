@@ -161,8 +161,7 @@ def _objective_rules(run: Run, label: str) -> list:
 def _towers(run: Run, spec: Spec, forwards, key: jax.Array) -> dict[str, tuple[Params, Params]]:
     out = {}
     for name, tower in run.towers.items():
-        replaced = any(p.tower == name and p.mask is not None and not p.mask.drop for p in forwards)
-        tower_spec = TowerSpec(mask_token=replaced)
+        tower_spec = TowerSpec(any(p.tower == name and p.replaces for p in forwards))
         out[name] = tower.module.init(tower.config, _fold(key, name), tower_spec)
     return out
 

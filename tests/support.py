@@ -23,7 +23,12 @@ def resolve(objective: Mapping[str, Any], **keys: Any) -> Run:
         "global_batch": 8,
         "encoder": {"name": "toy"},
         "objective": objective,
-        "optimizer": {"name": "sgd", "lr": 0.1, "schedule": {"kind": "constant"}},
+        "optimizer": {
+            "name": "sgd",
+            "lr": 0.1,
+            "schedule": {"kind": "constant"},
+            "weight_decay": 0.0,
+        },
         "data": {"size": SIZE, "sources": ({"name": "synthetic"},)},
         **keys,
     }

@@ -59,6 +59,10 @@ class Config:
         return cls(decoder_depth=1, decoder_width=32)
 
 
+def _wide(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 class Decoder(nn.Module):
     """[B, 1 + N, D] of kept and mask tokens, positions added -> [B, 1 + N, patch * patch * 3]."""
 
@@ -73,7 +77,7 @@ class Decoder(nn.Module):
         for i in range(self.depth):
             x = layers.Block(self.width, self.heads, dtype=self.dtype, name=f"blocks_{i:02d}")(x)
         x = layers.layer_norm(x, "norm")
-        return layers.dense(self.out, dtype=self.dtype, name="pred")(x).astype(jnp.float32)
+        return _wide(layers.dense(self.out, dtype=self.dtype, name="pred")(x))
 
 
 def passes(cfg: Config, spec: Spec) -> dict[str, Pass]:
@@ -121,7 +125,7 @@ def decode(cfg: Config, params: Params, features: Features, spec: Spec) -> jax.A
 
 def target(cfg: Config, image: jax.Array, patch: int) -> jax.Array:
     """f32[B, N, patch * patch * 3]: the pixels to predict."""
-    x = masking.patchify(image.astype(jnp.float32), patch)
+    x = masking.patchify(_wide(image), patch)
     if not cfg.norm_pixels:
         return x
     return (x - x.mean(-1, keepdims=True)) * jax.lax.rsqrt(x.var(-1, ddof=1, keepdims=True) + 1e-6)

@@ -1,0 +1,254 @@
+"""Made-up inputs of losses and modifiers: what the step would hand them, without an encoder.
+
+B rows, P prefix tokens, N patches, K kept ones, D width.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from facejax.contracts import Ctx, Draw, Features, Loss, Pairs, Pass, Spec, Tower, Vars
+from facejax.losses import sum_terms
+
+B = 8
+TOWER = Tower(width=8, embed=8, patch=4, prefix=1, size=16, depth=2)
+SPEC = Spec(
+    steps=10,
+    global_batch=B,
+    size=TOWER.size,
+    towers={"encoder": TOWER},
+    classes={"identity": 12},
+    aug={"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
+)
+DRAW = Draw(jax.random.key(1), jnp.arange(B, dtype=jnp.int32))
+
+KINDS = ("ordinary", "zero", "equal", "constant")
+"""Of features: drawn; all zero; one vector everywhere. Of images: drawn; black; equal; flat."""
+
+Make = Callable[..., jax.Array]
+
+
+def maker(kind: str, seed: int) -> Make:
+    """A function from a shape to an array of it."""
+    rng = np.random.default_rng(seed)
+
+    def make(*shape: int) -> jax.Array:
+        if kind == "zero":
+            values = np.zeros(shape)
+        elif kind == "equal":
+            values = np.broadcast_to(rng.normal(size=shape[-1]), shape)
+        else:
+            values = rng.normal(size=shape)
+        return jnp.asarray(values, jnp.float32)
+
+    return make
+
+
+def shown(kind: str, seed: int, size: int) -> dict[str, jax.Array]:
+    """What `augment.views` would return for a batch with regions."""
+    rng = np.random.default_rng(seed)
+    image = rng.normal(size=(B, size, size, 3))
+    if kind == "zero":
+        image[:] = -1.0
+    elif kind == "equal":
+        image[:] = image[:1]
+    elif kind == "constant":
+        image[:] = image[:, :1, :1]
+    return {
+        "image": jnp.asarray(image, jnp.float32),
+        "regions": jnp.asarray(rng.integers(0, 11, (B, size, size)), jnp.uint8),
+        "box": jnp.tile(jnp.array([[0.0, 0.0, size, size]]), (B, 1)),
+        "flipped": jnp.zeros(B, bool),
+    }
+
+
+def features(p: Pass, spec: Spec = SPEC, kind: str = "ordinary", seed: int = 0) -> Features:
+    """What the forward of `p` would return; the mask is drawn by the pass's own sampler."""
+    tower, make = spec.towers[p.tower], maker(kind, seed)
+    valid = jnp.ones(B, bool)
+    if p.cached is not None:
+        return Features(pooled=make(B, tower.embed), valid=valid)
+    size = p.view.aug.size if p.view.aug else tower.size
+    rows, columns = tower.grid(size)
+    # The same picture whatever the features are, so that only these differ between two seeds.
+    inputs = shown(kind, 99, size)
+    drawn = p.mask(inputs, (rows, columns), DRAW) if p.mask is not None else None
+    keep = drawn.keep if drawn else None
+    n = rows * columns if keep is None else keep.shape[1]
+    made = {
+        "pooled": make(B, tower.embed),
+        "prefix": make(B, tower.prefix, tower.width),
+        "tokens": make(B, n, tower.width),
+        "layers": tuple(make(B, tower.prefix + n, tower.width) for _ in range(tower.depth)),
+        "view": inputs,
+    }
+    asked = {name: made[name] for name in p.outputs}
+    return Features(**asked, keep=keep, mask=drawn.mask if drawn else None, valid=valid)
+
+
+def batch(spec: Spec = SPEC, seed: int = 0) -> dict[str, jax.Array]:
+    """The fields that test objectives read."""
+    rng = np.random.default_rng(seed)
+    return {
+        "image": jnp.asarray(rng.integers(0, 256, (B, spec.size, spec.size, 3)), jnp.uint8),
+        "identity": jnp.asarray(rng.integers(0, spec.classes["identity"], B), jnp.int32),
+        "feature": jnp.asarray(rng.normal(size=(B, 8)), jnp.float32),
+    }
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The arrays that a loss is called with; a pytree."""
+
+    params: Any
+    ema: Any
+    state: Any
+    feats: dict[str, Features]
+    batch: dict[str, jax.Array]
+    draw: Draw
+
+
+jax.tree_util.register_dataclass(Inputs)
+
+
+@dataclass(frozen=True)
+class Case:
+    """An objective with its variables, ready to be called on made-up features."""
+
+    module: ModuleType
+    config: Any
+    vars: Vars
+    spec: Spec = SPEC
+
+    @classmethod
+    def of(cls, objective: ModuleType, config: Any = None, spec: Spec = SPEC) -> "Case":
+        config = config or objective.Config.tiny()
+        variables = objective.init(config, jax.random.key(0), spec)
+        return cls(objective, config, variables, spec)
+
+    @property
+    def passes(self) -> dict[str, Pass]:
+        return self.module.passes(self.config, self.spec)
+
+    def inputs(self, kind: str = "ordinary", seed: int = 0) -> Inputs:
+        feats = {
+            name: features(p, self.spec, kind, 10 * seed + i)
+            for i, (name, p) in enumerate(self.passes.items())
+        }
+        params = dict(self.vars.params)
+        ema = {
+            name: {part: jax.tree.map(lambda x: 0.9 * x, params[part]) for part in own.params}
+            for name, own in self.vars.ema.items()
+        }
+        return Inputs(params, ema, self.vars.state, feats, batch(self.spec), DRAW)
+
+    def rows(self, given: Inputs) -> dict[str, jax.Array]:
+        if not self.vars.sparse:
+            return {}
+        return self.module.rows(self.config, given.params, given.batch, self.ctx(given.draw))
+
+    def ctx(self, draw: Draw, rows: Any = None) -> Ctx:
+        return Ctx(step=jnp.int32(0), draw=draw, spec=self.spec, rows=rows or {})
+
+    def trained(self, given: Inputs) -> Any:
+        """What gradients are taken of: parameters, gathered rows, and features of the encoder."""
+        rows = self.rows(given)
+        gathered = {
+            name: s.value.at[rows[name]].get(mode="fill", fill_value=0)
+            for name, s in self.vars.sparse.items()
+        }
+        names = ("pooled", "prefix", "tokens", "layers")
+        own = {k: {n: getattr(f, n) for n in names} for k, f in given.feats.items()}
+        return {"params": given.params, "rows": gathered, "feats": own}
+
+    def loss(self, given: Inputs, trained: Any = None) -> Loss:
+        trained = trained or self.trained(given)
+        feats = {k: dataclasses.replace(f, **trained["feats"][k]) for k, f in given.feats.items()}
+        return self.module.loss(
+            self.config,
+            {**trained["params"], **trained["rows"]},
+            given.ema,
+            given.state,
+            feats,
+            given.batch,
+            self.ctx(given.draw, self.rows(given)),
+        )
+
+    def value(self, given: Inputs, trained: Any = None) -> jax.Array:
+        return sum_terms(self.loss(given, trained))
+
+    def grads(self, given: Inputs) -> Any:
+        return jax.grad(lambda trained: self.value(given, trained))(self.trained(given))
+
+
+def take(given: Inputs, rows: np.ndarray) -> Inputs:
+    """The inputs of some of the rows, or of all in another order."""
+
+    def pick(x):
+        return x[rows]
+
+    return dataclasses.replace(
+        given,
+        feats=jax.tree.map(pick, given.feats),
+        batch=jax.tree.map(pick, given.batch),
+        draw=Draw(given.draw.key, given.draw.rows[rows]),
+    )
+
+
+def wide(tree: Any) -> Any:
+    """Floats as float64; only inside `jax.enable_x64`."""
+
+    def cast(x):
+        return x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(cast, tree)
+
+
+def assert_gradient(case: Case, given: Inputs, rtol: float, step: float = 1e-6) -> None:
+    """Holds gradients to central differences in float64, along random directions."""
+    with jax.enable_x64(True):
+        given = wide(given)
+        trained = case.trained(given)
+        value = jax.jit(lambda trained: case.value(given, trained))
+        grads = jax.jit(case.grads)(given)
+        rng = np.random.default_rng(1)
+        for _ in range(3):
+            way = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), trained)
+            ahead = jax.tree.map(lambda x, d: x + step * d, trained, way)
+            behind = jax.tree.map(lambda x, d: x - step * d, trained, way)
+            slope = sum(jnp.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (grads, way))))
+            assert slope.dtype == jnp.float64
+            found = (value(ahead) - value(behind)) / (2 * step)
+            np.testing.assert_allclose(found, slope, rtol=rtol)
+
+
+def moved(case: Case, by: float = 0.1) -> Case:
+    """The case with all parameters away from their initial values (scales of 1, biases of 0)."""
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda x: x + jnp.asarray(rng.normal(size=x.shape) * by, jnp.float32), case.vars.params
+    )
+    return dataclasses.replace(case, vars=dataclasses.replace(case.vars, params=params))
+
+
+def pairs(width: int, kind: str = "ordinary", seed: int = 0, positives: int = 1) -> Pairs:
+    """Contrastive pairs of B anchors with 16 negatives, one of which an anchor may not meet."""
+    make = maker(kind, seed)
+    allowed = np.ones((B, 16), bool)
+    allowed[np.arange(B), np.arange(B)] = False
+    return Pairs(
+        q=make(B, width),
+        k=make(B, positives, width),
+        neg=make(16, width),
+        tau=0.2,
+        allowed=jnp.asarray(allowed),
+        positive=jnp.ones((B, positives), bool),
+        weight=jnp.ones(B),
+        enqueue=make(B, width),
+    )
