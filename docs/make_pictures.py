@@ -1,6 +1,6 @@
 """Draws the pictures of the documentation, from procedural faces alone.
 
-    python docs/make_pictures.py
+    python -m docs.make_pictures
 
 writes docs/faces.png: each row is one person, each column one of that person's pictures.
 """

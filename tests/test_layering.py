@@ -125,7 +125,9 @@ def test_host_rooms_reach_no_device_code_through_others(room):
 
     for module in FILES:
         if below(module, room):
-            assert [name for name in reached(module, set()) if below(name, *ON_DEVICE)] == [], module
+            assert [name for name in reached(module, set()) if below(name, *ON_DEVICE)] == [], (
+                module
+            )
 
 
 def test_plugins_are_found_by_name_never_imported():
