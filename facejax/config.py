@@ -276,7 +276,9 @@ def _coerce_union(value: Any, options: Sequence[Any], where: str) -> Any:
             return _coerce(value, option, where)
         except UserError:
             continue
-    wanted = " or ".join(getattr(o, "__name__", str(o)) for o in options)
+    wanted = " or ".join(
+        "None" if o is type(None) else getattr(o, "__name__", str(o)) for o in options
+    )
     raise UserError(where, f"{value!r} is not of type {wanted}", f"give a value of type {wanted}")
 
 

@@ -6,6 +6,7 @@ compute dtype. Linear layers start Xavier-uniform with zero bias, a fused qkv as
 MAE (He et al. 2022, arXiv:2111.06377).
 """
 
+import math
 from functools import partial
 from typing import Any, Literal
 
@@ -50,13 +51,39 @@ class Mlp(nn.Module):
         return dense(x.shape[-1], dtype=self.dtype, name="fc2")(nn.gelu(h, approximate=False))
 
 
+def attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, implementation: Literal["xla", "cudnn"] = "xla"
+) -> jax.Array:
+    """Scaled dot-product attention.
+
+    Args:
+        q: [B, M, heads, C].
+        k: [B, N, heads, C].
+        v: [B, N, heads, C].
+        implementation: "cudnn" is the fused kernel of `jax.nn.dot_product_attention`; it needs a
+            GPU and bfloat16. `jax.nn` has an "xla" too, but its softmax cuts float64 to float32.
+
+    Returns:
+        [B, M, heads, C].
+    """
+    if implementation == "cudnn":
+        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    # Without it the backward pass of the scores would multiply in float32.
+    bf16 = jax.lax.DotAlgorithmPreset.BF16_BF16_F32 if q.dtype == jnp.bfloat16 else None
+    scores = jnp.einsum(
+        "bqhc,bkhc->bhqk", q, k, precision=bf16, preferred_element_type=wide
+    ) / math.sqrt(q.shape[-1])
+    return jnp.einsum("bhqk,bkhc->bqhc", jax.nn.softmax(scores).astype(v.dtype), v)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with a fused qkv projection: [B, N, D] -> [B, N, D].
 
     Attributes:
         heads: number of heads; divides D.
         qkv_bias: whether queries, keys and values have a bias.
-        implementation: of `jax.nn.dot_product_attention`; "cudnn" needs a GPU and bfloat16.
+        implementation: see `attend`.
         dtype: compute dtype.
     """
 
@@ -70,9 +97,7 @@ class Attention(nn.Module):
         B, N, D = x.shape
         qkv = dense(3 * D, use_bias=self.qkv_bias, dtype=self.dtype, name="qkv")(x)
         qkv = qkv.reshape(B, N, 3, self.heads, D // self.heads)
-        out = jax.nn.dot_product_attention(
-            qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], implementation=self.implementation
-        )
+        out = attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], self.implementation)
         return dense(D, dtype=self.dtype, name="proj")(out.reshape(B, N, D))
 
 
@@ -88,7 +113,7 @@ class Block(nn.Module):
         qkv_bias: whether queries, keys and values have a bias.
         layer_scale: initial value of the per-channel scales ls1 and ls2, None for no scales
             (Touvron et al. 2021, arXiv:2103.17239).
-        attention: see `Attention.implementation`.
+        attention: see `attend`.
         dtype: compute dtype.
     """
 
@@ -149,7 +174,7 @@ class AttentionPool(nn.Module):
         q = dense(D, dtype=self.dtype, name="q")(latent).reshape(1, 1, self.heads, -1)
         kv = dense(2 * D, dtype=self.dtype, name="kv")(x).reshape(B, N, 2, self.heads, -1)
         q = jnp.broadcast_to(q, (B, *q.shape[1:]))
-        y = jax.nn.dot_product_attention(q, kv[:, :, 0], kv[:, :, 1], implementation="xla")
+        y = attend(q, kv[:, :, 0], kv[:, :, 1])
         y = dense(D, dtype=self.dtype, name="proj")(y.reshape(B, D))
         mlp = Mlp(int(D * self.mlp_ratio), self.dtype, name="mlp")
         return y + mlp(layer_norm(y, "norm"))

@@ -12,11 +12,10 @@ import jax
 import numpy as np
 from PIL import Image
 
-from facejax import augment, checkpoint, config, mesh
+from facejax import augment, checkpoint, config, export, mesh, plugins
 from facejax.contracts import Aug, Draw, Params, View
 from facejax.errors import UserError
-
-PREPROCESS_VERSION = 1
+from facejax.metrics import read_jsonl
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,12 +119,13 @@ def fit(image: Any, size: int) -> np.ndarray:
 def preprocess_of(run: config.Run) -> dict[str, Any]:
     """What an image goes through before the encoder, as exports carry it."""
     return {
-        "schema_version": PREPROCESS_VERSION,
         "size": run.data.size,
         "mean": list(run.data.mean),
         "std": list(run.data.std),
         "color": "RGB",
+        "alignment": "none",
         "fit": "centre square of the shorter side, bicubic",
+        "flip": "none",
         "embedding": "raw",
     }
 
@@ -168,20 +168,26 @@ def load_run(workdir: Path, step: int | None = None) -> Model:
     run = config.resolve(stored["config"])
     step = checkpoint.find(workdir, step)
     items = checkpoint.Checkpoints(workdir).read(step, ("params", "stats"))
-    meta = {"step": step, "versions": stored.get("versions", {}), "metrics": last_metrics(workdir)}
+    meta = {
+        "step": step,
+        "config": stored["config"],
+        "data": [_describe(source) for source in run.data.sources],
+        "versions": stored.get("versions", {}),
+        "metrics": last_metrics(workdir, step),
+    }
     return of_state(run, items["params"], items["stats"], **meta)
 
 
-def last_metrics(workdir: Path) -> dict[str, float]:
-    """The last value of every metric of a run."""
-    path = Path(workdir) / "metrics.jsonl"
+def _describe(source: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in source.items())
+
+
+def last_metrics(workdir: Path, step: int) -> dict[str, float]:
+    """The last value of every metric of a run, up to a step."""
     last: dict[str, float] = {}
-    if path.is_file():
-        for line in path.read_text().splitlines():
-            try:
-                last |= {k: v for k, v in json.loads(line).items() if v is not None}
-            except json.JSONDecodeError:
-                continue  # a line torn by a kill
+    for row in read_jsonl(Path(workdir) / "metrics.jsonl"):
+        if row["step"] <= step:
+            last |= {k: v for k, v in row.items() if v is not None and k != "step"}
     return last
 
 
@@ -194,7 +200,20 @@ def load(directory: str | Path, step: int | None = None) -> Model:
     """
     directory = Path(directory)
     if (directory / "model.safetensors").is_file():
-        from facejax import export  # pulls in the formats only where one is read
-
-        return export.read(directory)
+        return _load_export(directory)
     return load_run(directory, step)
+
+
+def _load_export(directory: Path) -> Model:
+    ours = export.read_json(directory / "config.json").get("facejax", {})
+    module = plugins.load("export", str(ours.get("format")), str(directory / "config.json"))
+    encoder_config, params, preprocess = module.read(directory)
+    name = str(ours.get("encoder", "vit"))
+    return Model(
+        encoder_name=name,
+        module=plugins.load("encoder", name, str(directory / "config.json")),
+        encoder_config=encoder_config,
+        params=params,
+        stats={},
+        preprocess=preprocess,
+    )

@@ -15,11 +15,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from facejax import cli, config, evaluate, export, mesh, model, report, state
+from facejax import cli, config, evaluate, mesh, model, report, state
 from facejax.contracts import Histogram
 from facejax.data import pipeline
 from facejax.data.rejected import Rejected
 from facejax.errors import TrainingFailed
+from facejax.export._run import export_run
 from facejax.flops import flops_per_image
 from facejax.metrics import Progress, StepTimer, Writer, save_preview
 from facejax.peaks import peak_flops
@@ -201,7 +202,7 @@ def finish(session: Session, writer: Writer, current: state.TrainState) -> None:
     if not session.primary:
         return
     for form in run.export:
-        export.write(workdir, run.steps, form, workdir / "export" / form)
+        export_run(workdir, run.steps, form, workdir / "export" / form, replace=True)
         print(f"exported {form}: {workdir / 'export' / form}")
     if run.report:
         print(f"report: {report.write_report([workdir], workdir / 'report.html')}")

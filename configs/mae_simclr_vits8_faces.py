@@ -1,0 +1,58 @@
+"""MAE and SimCLR together on a ViT-S/8 at 64 px, on 9,582 real faces; a small measured run.
+
+Command:  python -m facejax.train --config=configs/mae_simclr_vits8_faces.py:FOLDER --workdir=DIR
+          (FOLDER holds celeba_dev.zip, celebamask256_dev.zip, helen256_dev.zip, their CSV files,
+          lfw128.zip and pairs.txt; default ../shared/data)
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(folder: str = "../shared/data") -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+    config.epochs = 300.0
+    config.global_batch = 512
+    config.log_every = 50
+    config.dtype = "bfloat16"
+
+    config.encoder = ConfigDict({"name": "vit", "variant": "S", "patch": 8, "pool": "mean"})
+    config.objective = ConfigDict()
+    config.objective.mae = ConfigDict({"decoder_depth": 4})
+    config.objective.simclr = ConfigDict(
+        {"weight": 0.2, "hidden": 1024, "depth": 2, "scale": (0.3, 1.0), "strength": 0.5}
+    )
+
+    config.data = ConfigDict({"size": 64, "cache": "decoded"})
+    config.data.sources = tuple(
+        {"name": "folder", "path": f"{folder}/{name}", "images": images, "identity": "none"}
+        for name, images in (
+            ("celeba_dev.zip", "*.jpg"),
+            ("celebamask256_dev.zip", "images/*.jpg"),
+            ("helen256_dev.zip", "*.jpg"),
+        )
+    )
+
+    config.optimizer = ConfigDict({"name": "adamw", "base_lr": 5e-4})
+    config.checkpoint = ConfigDict({"every_steps": 2000, "keep": 1})
+    config.export = ("timm",)
+
+    config.eval = ConfigDict()
+    config.eval.lfw = ConfigDict(
+        {
+            "type": "verification",
+            "path": f"{folder}/lfw128.zip",
+            "pairs": f"{folder}/pairs.txt",
+            "flip": "sum",
+            "protocol": "lfw10",
+        }
+    )
+    config.eval.attributes = ConfigDict(
+        {
+            "type": "linear_probe",
+            "path": f"{folder}/celeba_dev.zip",
+            "labels": f"{folder}/celeba_dev_attr.csv",
+            "identity": f"{folder}/celeba_dev_identity.csv",
+        }
+    )
+    return config

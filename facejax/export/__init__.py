@@ -1,0 +1,191 @@
+"""Exports: a trained encoder as files that other libraries read, and the proof that they agree.
+
+A format module `facejax/export/<format>.py` has
+
+    write(cfg, params, preprocess, out, meta)   writes the folder `out`, all of it or nothing
+    read(path) -> (cfg, params, preprocess)     opens it again without the other library
+
+where `cfg` and `params` are those of one encoder and
+
+    preprocess   what turns a picture into the input: `size` (side in pixels), `mean` and `std` (per
+                 channel, of values in [0, 1]), `color` ("RGB"), `alignment` (the face template and
+                 its margin, or "none"), `flip` (what is done with the mirrored image: "none",
+                 "sum"), `embedding` (what is done with the output: "raw", "l2"); more keys are kept
+    meta         about the run, for the model card: `step`, `config`, `data` (one line of text per
+                 source), `metrics` (name -> number), `versions` (package -> version)
+
+Every folder holds the files of `FILES`. This module has what the formats share.
+"""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facejax.errors import UserError
+
+SCHEMA_VERSION = 1
+PREPROCESS_KEYS = ("size", "mean", "std", "color", "alignment", "flip", "embedding")
+FILES = (
+    "model.safetensors",
+    "config.json",
+    "preprocess.json",
+    "fingerprint.json",
+    "parity.json",
+    "README.md",
+)
+
+Embed = Callable[[np.ndarray], np.ndarray]
+"""f32[n, S, S, 3] normalised images to f32[n, D]."""
+
+
+def check_out(out: Path) -> None:
+    """Refuses to write over something.
+
+    Raises:
+        UserError: `out` is a file or a folder that is not empty.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(str(out), "already there", "choose another folder or remove this one")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder to write into that becomes `out` when the block ends well, and is removed if not."""
+    check_out(out)
+    draft = out.with_name(f".{out.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        os.replace(draft, out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes an object with its schema version; non-finite numbers are refused."""
+    value = {"schema_version": SCHEMA_VERSION, **value}
+    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads what `write_json` wrote, without the schema version.
+
+    Raises:
+        UserError: no such file, no JSON object, or a schema version that we can't read.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(str(path), "no such file", "give the folder of an export") from None
+    except ValueError as error:
+        raise UserError(str(path), f"not JSON ({error})", "export again") from None
+    version = value.pop("schema_version", None) if isinstance(value, dict) else None
+    if version != SCHEMA_VERSION:
+        what = f"schema version {version}, not {SCHEMA_VERSION}"
+        raise UserError(str(path), what, "export again with this version of facejax")
+    return value
+
+
+def check_preprocess(preprocess: Mapping[str, Any]) -> None:
+    """Raises ValueError if one of `PREPROCESS_KEYS` is absent: nobody could use such an export."""
+    absent = [key for key in PREPROCESS_KEYS if key not in preprocess]
+    if absent:
+        raise ValueError(f"preprocess lacks {absent}")
+
+
+def fixed_images(size: int, count: int = 4) -> np.ndarray:
+    """Pictures that any version on any machine makes alike: squares of hashed colours.
+
+    Returns:
+        u8[count, size, size, 3].
+    """
+    i, y, x, c = np.ogrid[:count, :size, :size, :3]
+    cells = 4 + 3 * i
+    cell = ((i * 64 + y * cells // size) * 64 + x * cells // size) * 3 + c
+    return ((cell.astype(np.uint64) * np.uint64(2654435761) >> np.uint64(16)) & 255).astype("uint8")
+
+
+def normalise(images: np.ndarray, preprocess: Mapping[str, Any]) -> np.ndarray:
+    """u8[n, S, S, 3] to f32[n, S, S, 3], with the mean and std of `preprocess`."""
+    mean, std = (np.asarray(preprocess[key], np.float32) for key in ("mean", "std"))
+    return (images.astype(np.float32) / 255 - mean) / std
+
+
+def fingerprint(embed: Embed, preprocess: Mapping[str, Any]) -> dict[str, Any]:
+    """The embeddings of `fixed_images`, to be written beside the weights."""
+    images = normalise(fixed_images(preprocess["size"]), preprocess)
+    return {"inputs": "facejax.export.fixed_images", "embeddings": embed(images).tolist()}
+
+
+def check_fingerprint(path: Path, embed: Embed, preprocess: Mapping[str, Any]) -> None:
+    """Embeds the fixed images again and compares.
+
+    The tolerance is that of other hardware, a thousandth of the embedding's standard deviation.
+
+    Raises:
+        UserError: weights, config or preprocessing are not those that were exported.
+    """
+    then = np.asarray(read_json(path)["embeddings"], np.float32)
+    now = np.asarray(fingerprint(embed, preprocess)["embeddings"], np.float32)
+    if then.shape != now.shape or not agreement(then, now)["max_rel"] <= 1e-3:
+        what = "the weights give other embeddings than when they were exported"
+        raise UserError(str(path), what, "restore the files of the export or export again")
+
+
+def agreement(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
+    """How far two sets of embeddings f32[n, D] are apart, in float64.
+
+    Returns:
+        max_abs: largest absolute difference; max_rel: the same in standard deviations of `ours`;
+        min_cosine: smallest cosine of a pair of rows.
+    """
+    a, b = ours.astype(np.float64), theirs.astype(np.float64)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    max_abs = np.abs(a - b).max()
+    return {
+        "max_abs": float(max_abs),
+        "max_rel": float(max_abs / a.std()),
+        "min_cosine": float(((a * b).sum(1) / lengths).min()),
+    }
+
+
+def model_card(
+    title: str, usage: str, preprocess: Mapping[str, Any], meta: Mapping[str, Any]
+) -> str:
+    """The text of README.md.
+
+    Args:
+        title: of the model.
+        usage: Python lines that load it.
+        preprocess, meta: see the module; what `meta` lacks is said to be unknown.
+    """
+    metrics = {k: v for k, v in meta.get("metrics", {}).items() if _is_number(v)}
+    parts = {
+        "Use": f"```python\n{usage}\n```",
+        "Input": _list(f"{k}: {v}" for k, v in preprocess.items()),
+        "Training data": _list(meta.get("data", ())) or "unknown",
+        "Training": f"- steps: {meta.get('step', 'unknown')}",
+        "Evaluation": _list(f"{k}: {v:.4g}" for k, v in metrics.items()) or "not evaluated",
+        "Versions": _list(f"{k} {v}" for k, v in meta.get("versions", {}).items()) or "unknown",
+        "Limits": "Measured on nothing but what stands above. Embeddings of faces can identify "
+        "people: get their consent, and test on your own population before relying on them.",
+    }
+    sections = (f"## {name}\n\n{text}\n" for name, text in parts.items())
+    head = f"# {title}\n\nModel card, schema version {SCHEMA_VERSION}. Exported by facejax.\n\n"
+    return head + "\n".join(sections)
+
+
+def _list(items) -> str:
+    return "\n".join(f"- {item}" for item in items)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)

@@ -1,0 +1,27 @@
+"""From a run's working directory to an export."""
+
+import shutil
+from pathlib import Path
+
+from facejax import export, model, plugins
+
+
+def export_run(
+    workdir: Path, step: int | None, form: str, out: Path, *, replace: bool = False
+) -> None:
+    """Writes the encoder of a run in the format `form`.
+
+    Args:
+        step: of the checkpoint; None is the newest.
+        replace: an export that stands at `out` gives way.
+
+    Raises:
+        UserError: no such format, `out` is not empty, no such checkpoint, or the format has no
+            such encoder.
+    """
+    module = plugins.load("export", form, "--format")
+    if replace:
+        shutil.rmtree(out, ignore_errors=True)
+    export.check_out(out)
+    trained = model.load_run(workdir, step)
+    module.write(trained.encoder_config, trained.params, trained.preprocess, out, trained.meta)

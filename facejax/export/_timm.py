@@ -1,0 +1,27 @@
+"""Importing timm beside a torch that torchvision was not built for."""
+
+import contextlib
+from types import ModuleType
+
+_declared = []
+
+
+def import_timm() -> tuple[ModuleType, ModuleType]:
+    """The modules (torch, timm).
+
+    timm imports torchvision, which on a CPU build of torch fails because its compiled operators are
+    missing. The two that it looks up at import are never called by us; declaring them is enough.
+
+    Raises:
+        ImportError or RuntimeError: one of them is not installed, or broken in another way.
+    """
+    import torch
+
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        with contextlib.suppress(RuntimeError):  # a torchvision that works has declared it
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _declared.append(library)  # the declarations go when the library object does
+    import timm
+
+    return torch, timm
