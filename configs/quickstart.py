@@ -1,6 +1,9 @@
 """The main job in minutes: MAE and SimCLR together on a small ViT, on procedural faces.
 
 Command:  python -m facejax.train --config=configs/quickstart.py --workdir=runs/quickstart
+Hardware: 2 CPU cores
+Time:     see README.md, "Measured"
+Result:   see README.md, "Measured"
 """
 
 from ml_collections import ConfigDict

@@ -34,7 +34,8 @@ class Config:
         identity_column: a class label, number or text.
         attributes: feature of booleans or of -1/0/1: a dict by name, or a vector.
         landmarks: numeric feature: [K, 2], [2K] in the order x0, y0, ..., or a dict of
-            <point>_x and <point>_y, whose points `landmark_points` puts in order.
+            <point>_x and <point>_y.
+        landmark_points: the points of such a dict, in order.
         regions: image feature with one number per pixel.
         region_labels: the scheme that these numbers follow.
         captions: text feature.
