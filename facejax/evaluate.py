@@ -25,7 +25,7 @@ from facejax.contracts import Draw, TowerSpec
 from facejax.errors import UserError
 from facejax.evaluators import Embed, Result
 from facejax.evaluators._baselines import pixels
-from facejax.metrics import Writer, save_eval
+from facejax.metrics import Writer, is_detail, save_eval
 
 POLL_SECONDS = 5.0
 
@@ -116,8 +116,8 @@ def table(numbers: Mapping[str, float]) -> Table:
     for name, value in numbers.items():
         if "@random" in name or "@pixels" in name or name.endswith(("_low", "_high")):
             continue
-        if name.count("/") > 2:
-            continue  # one attribute of many: in metrics.jsonl and the report
+        if is_detail(name.split("/", 2)[2]):
+            continue  # in metrics.jsonl and the report
         diff, low, high = (numbers.get(f"{name}@random_diff{end}") for end in ("", "_low", "_high"))
         interval = "" if diff is None else f"{diff:+.4f} [{low:+.4f}, {high:+.4f}]"
         cells = [_number(v) for v in (value, *(numbers.get(f"{name}@{b}") for b in BASELINES))]

@@ -170,10 +170,10 @@ def save_eval(workdir: Path, label: str, step: int, suffix: str, result: Result)
     Args:
         suffix: "" for the encoder itself, "random" or "pixels" for a baseline.
     """
-    index: dict[str, Any] = {"metrics": result.metrics, "curves": [], "items": list(result.items)}
+    index: dict[str, Any] = {"metrics": result.metrics, "curves": {}, "items": list(result.items)}
     arrays = {}
     for i, (name, curve) in enumerate(result.curves.items()):
-        index["curves"].append([name, curve["xlabel"], curve["ylabel"]])
+        index["curves"][name] = {"logx": False, **curve, "x": None, "y": None}
         arrays[f"curve{i}_x"], arrays[f"curve{i}_y"] = _plain(curve["x"]), _plain(curve["y"])
     for i, items in enumerate(result.items.values()):
         arrays[f"item{i}"] = _plain(items)
@@ -193,11 +193,16 @@ def load_eval(path: Path) -> Result:
     with np.load(path, allow_pickle=False) as file:
         index = json.loads(str(file["index"]))
         curves = {
-            name: {"x": file[f"curve{i}_x"], "y": file[f"curve{i}_y"], "xlabel": x, "ylabel": y}
-            for i, (name, x, y) in enumerate(index["curves"])
+            name: {**curve, "x": file[f"curve{i}_x"], "y": file[f"curve{i}_y"]}
+            for i, (name, curve) in enumerate(index["curves"].items())
         }
         items = {name: file[f"item{i}"] for i, name in enumerate(index["items"])}
         return Result(index["metrics"], curves, items, file.get("embeddings"), file.get("labels"))
+
+
+def is_detail(metric: str) -> bool:
+    """Whether an evaluator's metric only explains others: a part of a mean, a count, a choice."""
+    return "/" in metric or metric == "l2" or metric.startswith("impostors@")
 
 
 def save_preview(

@@ -9,6 +9,7 @@ report.html in the current directory where several runs are compared.
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import facejax
@@ -23,7 +24,7 @@ def run(argv: list[str]) -> int:
     parser = Parser(prog="python -m facejax.report", description=__doc__.partition("\n")[0])
     parser.add_argument("dirs", nargs="+", type=Path, metavar="DIR", help="a run's --workdir")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the page goes")
-    parser.add_argument("--no-pictures", action="store_true", help="leave out all face pictures")
+    parser.add_argument("--no-pictures", action="store_true", help="no faces, nobody's name")
     args = parser.parse_args(argv)
     default = args.dirs[0] / "report.html" if len(args.dirs) == 1 else Path("report.html")
     out = write_report(args.dirs, args.out or default, pictures=not args.no_pictures)
@@ -35,7 +36,7 @@ def write_report(dirs: Sequence[Path], out: Path, pictures: bool = True) -> Path
     """Writes the page of the runs in `dirs` to `out`, whole or not at all.
 
     Args:
-        pictures: False leaves out everything that shows a face.
+        pictures: False leaves out everything that shows a face or names a person.
 
     Returns:
         `out`.
@@ -65,7 +66,7 @@ def _page(runs: Sequence[Run], pictures: bool) -> str:
         ("training", "Training", training.training, True),
         ("similarity", "Similarities", training.distributions, True),
         ("previews", "Pictures", training.previews, pictures),
-        ("map", "Embedding map", scores.embedding_maps, True),
+        ("map", "Embedding map", partial(scores.embedding_maps, names=pictures), True),
         ("speed", "Throughput", training.throughput, True),
         ("records", "Rejected records", overview.records, True),
         ("config", "Configuration", overview.configuration, True),
@@ -81,7 +82,7 @@ def _page(runs: Sequence[Run], pictures: bool) -> str:
             f"<p><b>{page.escape(r.name)}</b>: {page.escape(overview.what_it_is(r))}</p>"
             for r in runs
         ]
-    left_out = "" if pictures else " Pictures were left out on request."
+    left_out = "" if pictures else " Pictures and names were left out on request."
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     body = [
         f"<header><h1>{page.escape(title)}</h1>",

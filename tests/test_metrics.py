@@ -142,9 +142,10 @@ def test_tensorboard_holds_scalars_and_histograms(tmp_path):
 
 
 def test_evaluation_survives_the_round_trip(tmp_path):
+    line = {"x": np.r_[0, 1.0], "y": np.r_[0, 1.0], "xlabel": "FAR", "ylabel": "TAR"}
     result = Result(
         metrics={"accuracy": 0.75, "tar@far=1e-3": float("nan"), "n": np.int64(6)},
-        curves={"roc": {"x": np.r_[0, 1.0], "y": np.r_[0, 1.0], "xlabel": "FAR", "ylabel": "TAR"}},
+        curves={"roc": {**line, "logx": True}, "plain": line},
         items={"correct": np.array([True, False])},
         embeddings=np.arange(6, dtype=np.float32).reshape(3, 2),
         labels=np.array(["Ann", "Bo", "Ann"], dtype=object),
@@ -156,6 +157,7 @@ def test_evaluation_survives_the_round_trip(tmp_path):
     assert back.metrics["n"] == 6
     assert np.isnan(back.metrics["tar@far=1e-3"])
     assert back.curves["roc"]["ylabel"] == "TAR"
+    assert (back.curves["roc"]["logx"], back.curves["plain"]["logx"]) == (True, False)
     np.testing.assert_array_equal(back.curves["roc"]["y"], [0, 1])
     np.testing.assert_array_equal(back.items["correct"], [True, False])
     np.testing.assert_array_equal(back.embeddings, result.embeddings)

@@ -100,12 +100,18 @@ def make_eval(path: Path, writer: Writer, rng: np.random.Generator, step: int) -
             "accuracy_high": accuracy + 0.02,
             "accuracy_std": 0.015,
             "tar@far=1e-3": accuracy / 2,
+            "impostors@far=1e-3": 3.0,
+            "balanced_accuracy/Smiling": accuracy,
+            "balanced_accuracy/Smiling_low": accuracy - 0.1,
+            "skipped/Bald": 1.0,
+            "l2": 0.01,
             "n": 6000.0,
             "failed": 0.0,
         }
         line |= {f"eval/lfw/{name}{tail}": value for name, value in metrics.items()}
         power = 1 - accuracy
         roc = {"x": far, "y": far**power, "xlabel": "false accepts", "ylabel": "true accepts"}
+        roc |= {"logx": True}
         spread = 3 * (accuracy - 0.5)
         centres = np.random.default_rng(1).standard_normal((20, 16))
         embeddings = spread * centres[identity] + rng.standard_normal((240, 16))
@@ -216,6 +222,17 @@ def test_the_table_gives_baselines_intervals_and_differences(one, tmp_path):
     assert set(rows) == {"metric", "accuracy", "tar@far=1e-3"}
 
 
+def test_what_only_explains_other_metrics_is_folded_away(one, other, tmp_path):
+    for dirs in ([one], [one, other]):
+        page = Page(write_report(dirs, tmp_path / "report.html"))
+        shown, folded = page.tables["evaluation"]
+        details = {"impostors@far=1e-3", "balanced_accuracy/Smiling", "skipped/Bald", "l2"}
+        assert details <= {row[0] for row in folded}
+        assert not details & {row[0] for row in shown}
+        assert page.count("details") == (3 if len(dirs) == 1 else 1)
+        assert page.sections["evaluation"].count("The encoder at each evaluated step") == 2
+
+
 def test_the_page_needs_nothing_from_outside(one, tmp_path):
     path = write_report([one], tmp_path / "report.html")
     page = Page(path)
@@ -252,8 +269,21 @@ def test_pictures_can_be_left_out(one, tmp_path):
     page = Page(write_report([one], tmp_path / "report.html", pictures=False))
     assert page.count("img") == 0
     assert "previews" not in page.sections
-    assert "Pictures were left out" in page.sections["footer"]
+    assert "Pictures and names were left out" in page.sections["footer"]
     assert "192 images of 16 identities" in page.sections["map"]
+
+
+def test_names_of_people_go_with_the_pictures(one, tmp_path):
+    path = make_config(tmp_path / "people")
+    (path / "metrics.jsonl").touch()
+    labels = np.repeat(["Ann_Example", "Bo_Example"], 4)
+    save_eval(path, "lfw", 1, "", Result({}, embeddings=np.eye(8), labels=labels))
+    named = write_report([path], tmp_path / "named.html").read_text()
+    bare = write_report([path], tmp_path / "bare.html", pictures=False).read_text()
+    assert "identity Ann_Example" in named
+    assert "Example" not in bare
+    assert "identity 1" in bare
+    assert "identity 2" in bare
 
 
 def test_several_runs_are_compared(one, other, tmp_path):
@@ -351,7 +381,7 @@ def test_odd_curves_are_drawn(tmp_path):
     writer.histogram(20000, "plain", np.r_[0.0, 3.0, 0.0], 0.0, 3.0)
     writer.histogram(30000, "plain", np.zeros(3), 0.0, 3.0)
     writer.close()
-    empty = {"x": np.zeros(0), "y": np.zeros(0), "xlabel": "x", "ylabel": "y"}
+    empty = {"x": np.zeros(0), "y": np.zeros(0), "xlabel": "x", "ylabel": "y", "logx": True}
     point = {"x": np.ones(1), "y": np.ones(1), "xlabel": "x", "ylabel": "y"}
     save_eval(path, "e", 1, "", Result({}, {"empty": empty, "point": point}))
     page = Page(write_report([path], tmp_path / "report.html"))

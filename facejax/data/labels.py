@@ -7,8 +7,8 @@ or by its last part where that is unique. The other columns:
     age                     years; empty = unknown
     caption                 text
     x0, y0, x1, y1, ...     landmarks in pixels of the image
-    any other               an attribute, if it holds only 1 (yes), -1 (no) and 0 or nothing
-                            (unknown); otherwise it is ignored
+    any other               names of classes, if the source is told so; an attribute, if it holds
+                            only 1 (yes), -1 (no) and 0 or nothing (unknown); otherwise ignored
 """
 
 import csv

@@ -8,7 +8,7 @@ from typing import Any
 from facejax import plugins
 from facejax.data import fields
 from facejax.data.records import Field, Source
-from facejax.data.spec import build
+from facejax.data.spec import build, keys_of
 from facejax.errors import UserError, nearest
 
 
@@ -118,7 +118,9 @@ def open_source(spec: Mapping[str, Any], where: str) -> Entry:
     if not 0 < options.crop <= 1:
         raise UserError(f"{where}.crop", f"{options.crop} is not a share", "give 0 < crop <= 1")
     own = {key: value for key, value in spec.items() if key not in common}
-    source = module.open(build(module.Config, own, where, _Common.__dataclass_fields__))
+    config = build(module.Config, own, where, _Common.__dataclass_fields__)
+    with keys_of(config, where):
+        source = module.open(config)
     if len(source) == 0:
         raise UserError(where, "holds no records", "check its path")
     return Entry(options.label or options.name, source, options.weight, options.crop)

@@ -148,6 +148,7 @@ def sequential(
     fields: Sequence[str] = (),
     workers: int = 2,
     crop: float = 1.0,
+    records: Sequence[int] | None = None,
 ) -> Iterator[Rows]:
     """Reads every record of a source once, in order; the last batch is padded.
 
@@ -157,27 +158,29 @@ def sequential(
         fields: names of the fields wanted beside `image`.
         workers: threads, each loading a batch at a time; 0 loads when asked.
         crop: share of the largest centred square that is kept.
+        records: indices of the records to read instead, in this order.
 
     Raises:
         UserError: at once, for a field that the source does not give.
     """
     wanted = Mixture([Entry("source", source, crop=crop)]).select(fields)
+    order = np.asarray(range(len(source)) if records is None else records, np.int64)
 
     def load(number: int) -> Rows:
-        ids = np.arange(number * batch, min((number + 1) * batch, len(source)))
-        records = [decode(r, size, crop, wanted) for r in source.read(ids.tolist())]
-        good = [None if isinstance(r, BadRecord) else r for r in records]
+        ids = order[number * batch : (number + 1) * batch]
+        found = [decode(r, size, crop, wanted) for r in source.read(ids.tolist())]
+        good = [None if isinstance(r, BadRecord) else r for r in found]
         good += [None] * (batch - len(good))
         arrays = collate(good, wanted, size)
         arrays["valid"] = np.array([r is not None for r in good])
         bad = [
             (int(i), source.name(int(i)), r.reason)
-            for i, r in zip(ids, records)
+            for i, r in zip(ids, found)
             if isinstance(r, BadRecord)
         ]
         return Rows(arrays, np.pad(ids, (0, batch - len(ids)), constant_values=-1), bad)
 
-    return _ahead(load, 0, -(-len(source) // batch), workers)
+    return _ahead(load, 0, -(-len(order) // batch), workers)
 
 
 def _ahead(load, start: int, stop: int, workers: int) -> Iterator:

@@ -3,7 +3,8 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from facejax.errors import UserError, nearest
@@ -28,6 +29,18 @@ def build(cls: type, values: Mapping[str, Any], where: str, beside: Iterable[str
             raise UserError(f"{where}.{name}", "missing", f"set {where}.{name}")
     hints = typing.get_type_hints(cls)
     return cls(**{k: _checked(v, hints[k], f"{where}.{k}") for k, v in values.items()})
+
+
+@contextmanager
+def keys_of(config: Any, where: str) -> Iterator[None]:
+    """Completes a UserError that names a bare key of the dataclass `config`: n -> `where`.n."""
+    try:
+        yield
+    except UserError as error:
+        keys = {f.name for f in dataclasses.fields(config)}
+        if error.where.partition(".")[0] not in keys:
+            raise
+        raise type(error)(f"{where}.{error.where}", error.what, error.remedy) from error
 
 
 def _checked(value: Any, hint: Any, where: str) -> Any:

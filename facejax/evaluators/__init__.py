@@ -27,7 +27,8 @@ class Result:
 
     Attributes:
         metrics: name -> number (float64), `n` and `failed` among them.
-        curves: name -> {"x": f64[n], "y": f64[n], "xlabel": str, "ylabel": str}, for the report.
+        curves: name -> {"x": f64[n], "y": f64[n], "xlabel": str, "ylabel": str}, for the report;
+            with "logx": True its x axis runs in decades.
         items: name -> array with one entry per unit (pair, sample), for paired intervals.
         embeddings: f32[n, D] of the evaluated images, for the report's map, or None.
         labels: [n] beside `embeddings` (identity names or numbers), or None.

@@ -1,54 +1,56 @@
-"""Turns named images into embeddings: one row per image, and which rows can be trusted."""
+"""Turns pictures into embeddings: one row per picture, and which rows can be trusted."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
 from facejax.errors import UserError
 from facejax.evaluators import Embed
-from facejax.evaluators._images import read_images
 from facejax.evaluators._metrics import unit
+from facejax.evaluators._pictures import Pictures
 
 MAP_IMAGES, MAP_PER_PERSON, MAP_MIN = 600, 30, 5
 
 Flip = Literal["none", "sum", "concat"]
 
 
-def embed_images(
-    embed: Embed, spec: Mapping, names: Sequence[str], size: int, flip: Flip = "none"
+def embed_pictures(
+    embed: Embed, pictures: Pictures, rows: Sequence[int], size: int, flip: Flip = "none"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Embeds the named images chunk by chunk, so that only the embeddings are held as a whole.
+    """Embeds pictures chunk by chunk, so that only the embeddings are held as a whole.
 
     Args:
         embed: u8[n, size, size, 3] -> f32[n, D].
-        spec: where the images are, see `_images.read_images`.
-        names: of the images.
+        pictures: where they are.
+        rows: which ones, N of them.
         size: side in pixels that `embed` takes.
         flip: "sum" adds the raw embeddings of the image and its mirror image (insightface);
             "concat" puts their unit vectors side by side (davidsandberg/facenet).
 
     Returns:
-        f32[N, D] raw embeddings and bool[N]. A row is false where the image could not be read or
-        its embedding is not finite; such rows are 0.
+        f32[N, D] raw embeddings and bool[N]. A row is false where the picture could not be decoded
+        or its embedding is not finite; such rows are 0.
 
     Raises:
         UserError: not one row is usable.
     """
-    rows, usable = [], []
-    for images, readable in read_images(spec, names, size):
-        values = _with_flip(embed, images, flip)
-        finite = np.isfinite(values).all(axis=1) & readable
-        rows.append(np.where(finite[:, None], values, np.float32(0)))
-        usable.append(finite)
+    found, usable = [], []
+    for chunk in pictures.read(rows, size):
+        values = _with_flip(embed, chunk.arrays["image"], flip)
+        finite = np.isfinite(values).all(axis=1) & chunk.arrays["valid"]
+        values = np.where(finite[:, None], values, np.float32(0))
+        real = chunk.ids >= 0
+        found.append(values[real])
+        usable.append(finite[real])
     usable = np.concatenate(usable)
     if not usable.any():
         raise UserError(
-            str(spec["path"]),
-            f"none of {len(names)} images gave a finite embedding",
-            "check that the images open and that the encoder's output is finite",
+            pictures.where,
+            f"none of {len(rows)} pictures gave a finite embedding",
+            "check that the pictures open and that the encoder's output is finite",
         )
-    return np.concatenate(rows), usable
+    return np.concatenate(found), usable
 
 
 def map_rows(people: np.ndarray, usable: np.ndarray) -> np.ndarray:

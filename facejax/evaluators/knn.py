@@ -1,27 +1,28 @@
 """k-nearest-neighbour classification on frozen embeddings.
 
 Cosine similarity s of unit embeddings; the k nearest labelled pictures vote for their class with
-weight exp(s / tau), as in DINO (Caron et al., 2021: k = 20, tau = .07). Classes of one picture take
-no part. "leave-one-out" lets every picture be found among all others; "hash" holds out a share of
-each class's pictures (at least one, never all), chosen by the hash of their names.
+weight exp(s / tau), as in DINO (Caron et al., 2021: k = 20, tau = .07). The class is a field of the
+records, by default who is on the picture. Classes of one picture take no part. "leave-one-out" lets
+every picture be found among all others; "hash" holds out a share of each class's pictures (at least
+one, never all), chosen by the hash of their names.
 
 Metrics: `knn@<k>` (share of right votes), its 95 % interval `knn@<k>_low` and `knn@<k>_high`
-(bootstrap over classes, which here are people), `n` and `failed` (query pictures that could not be
-decoded or gave no finite embedding; left out of `n`).
+(bootstrap over classes, by default people), `n` and `failed` (pictures that could not be read, and
+queries that could not be decoded or gave no finite embedding; left out of `n`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import compress
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from facejax.errors import UserError
 from facejax.evaluators import Embed, Result, _bootstrap, _metrics, _options
-from facejax.evaluators._embed import Flip, embed_images, map_rows
-from facejax.evaluators._images import list_images
-from facejax.evaluators._labels import hash_share, parents, read_table
+from facejax.evaluators._embed import Flip, embed_pictures, map_rows
+from facejax.evaluators._hashing import hash_share
+from facejax.evaluators._pictures import Pictures, labels_of, open_pictures
 from facejax.evaluators._tiny import write_people
 
 QUERIES = 256
@@ -33,21 +34,24 @@ class Config:
 
     Attributes:
         path: folder or zip of the pictures.
-        labels: CSV whose first column is the picture; "" takes the folder's name as the class.
-        column: the class in `labels`; rows without a value are left out.
+        labels: beside `path`, label files (`facejax/data/labels.py`) with a column `field`; without
+            them the class is the name of a picture's folder.
+        source: the pictures instead of `path`, like an entry of `config.data.sources`.
+        field: the class, a field of class numbers; pictures without one are left out.
         split: "leave-one-out" or "hash".
         test_share: share of each class that "hash" holds out.
         k: numbers of neighbours, each a metric.
         tau: temperature of the votes.
         crop: share of the centred square of each picture that is kept.
-        flip: "sum" or "concat" also embeds the mirror image; see `_embed.embed_images`.
+        flip: "sum" or "concat" also embeds the mirror image; see `_embed.embed_pictures`.
         bootstrap: draws of the interval; 0 leaves it out.
         seed: of the draws.
     """
 
-    path: str
-    labels: str = ""
-    column: str = "identity"
+    path: str = ""
+    labels: str | tuple[str, ...] = ()
+    source: Mapping[str, Any] | None = None
+    field: str = "identity"
     split: Literal["leave-one-out", "hash"] = "leave-one-out"
     test_share: float = 0.2
     k: tuple[int, ...] = (20,)
@@ -70,19 +74,23 @@ class Data:
 
     Attributes:
         size: side of the pictures in pixels.
-        names: of the pictures.
+        pictures: where they are.
+        rows: i64[N], those of classes of two or more.
         classes: names of the classes.
         labels: i64[N], class numbers.
         query: bool[N], pictures to classify.
         gallery: bool[N], pictures that vote; never for themselves.
+        unread: number of pictures that could not be read, so that their class is not known.
     """
 
     size: int
-    names: tuple[str, ...]
+    pictures: Pictures
+    rows: np.ndarray
     classes: tuple[str, ...]
     labels: np.ndarray
     query: np.ndarray
     gallery: np.ndarray
+    unread: int
 
 
 def prepare(cfg: Config, size: int) -> Data:
@@ -96,26 +104,26 @@ def prepare(cfg: Config, size: int) -> Data:
     _options.choice("flip", cfg.flip, get_args(Flip))
     _options.shares("crop", cfg.crop)
     _options.shares("test_share", cfg.test_share)
-    names, classes = _labelled(cfg)
-    found, labels, counts = np.unique(classes, return_inverse=True, return_counts=True)
-    keep = counts[labels] > 1
-    if not keep.any():
+    pictures = open_pictures(cfg.path, cfg.source, cfg.crop, **_folder(cfg))
+    field = pictures.classes(cfg.field)
+    numbers, readable = pictures.values(cfg.field)
+    counts = np.bincount(numbers[numbers >= 0], minlength=field.classes)
+    rows = np.flatnonzero((numbers >= 0) & (counts[numbers] > 1))
+    if not rows.size:
         raise UserError(
-            cfg.labels or cfg.path,
-            "no class has two pictures",
-            "give pictures of people seen twice",
+            pictures.where, "no class has two pictures", "give pictures of people seen twice"
         )
-    names = tuple(compress(names, keep))
-    found, labels = np.unique(found[labels[keep]], return_inverse=True)
+    found, labels = np.unique(labels_of(field, numbers[rows]), return_inverse=True)
     if cfg.split == "hash":
-        query = _held_out(names, labels, cfg.test_share)
+        query = _held_out([pictures.source.name(row) for row in rows], labels, cfg.test_share)
         gallery = ~query
     else:
-        query = gallery = np.ones(len(names), bool)
+        query = gallery = np.ones(len(rows), bool)
     most = int(gallery.sum()) - (cfg.split == "leave-one-out")
     if not cfg.k or not all(1 <= k <= most for k in cfg.k):
         raise UserError("k", f"{cfg.k} with {most} pictures to vote", f"give numbers up to {most}")
-    return Data(size, names, tuple(found), labels, query, gallery)
+    unread = int(np.sum(~readable))
+    return Data(size, pictures, rows, tuple(found), labels, query, gallery, unread)
 
 
 def run(cfg: Config, data: Data, embed: Embed) -> Result:
@@ -124,20 +132,19 @@ def run(cfg: Config, data: Data, embed: Embed) -> Result:
     `items` holds, for each query of the split: `valid` (not failed), `subjects` (class number) and
     `knn@<k>`, whether the vote was right (False where failed).
     """
-    spec = {"path": cfg.path, "crop": cfg.crop}
-    raw, usable = embed_images(embed, spec, data.names, data.size, cfg.flip)
+    raw, usable = embed_pictures(embed, data.pictures, data.rows, data.size, cfg.flip)
     embeddings = _metrics.unit(raw)
     queries = np.flatnonzero(data.query)
     valid = usable[queries]
     gallery = np.flatnonzero(data.gallery & usable)
     if not valid.any() or len(gallery) < 2:
         raise UserError(
-            cfg.path,
+            data.pictures.where,
             f"{np.sum(~usable)} of {len(usable)} pictures failed and none is left to compare",
             "check that the pictures open and that the encoder's output is finite",
         )
     right = _classify(cfg, data, embeddings, queries[valid], gallery)
-    metrics = {"n": float(np.sum(valid)), "failed": float(np.sum(~valid))}
+    metrics = {"n": float(np.sum(valid)), "failed": float(np.sum(~valid) + data.unread)}
     items = {"valid": valid, "subjects": data.labels[queries]}
     for name, values in right.items():
         metrics[name] = float(np.mean(values))
@@ -184,16 +191,15 @@ def difference(
     return found
 
 
-def _labelled(cfg: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    names = list_images(cfg.path)
+def _folder(cfg: Config) -> dict[str, Any]:
+    """The keys of the folder source that `path` and `labels` are short for."""
     if not cfg.labels:
-        return tuple(names), parents(names)
-    table = read_table(cfg.labels, cfg.path, names)
-    classes = table.column(cfg.column, "column")
-    return tuple(compress(table.files, classes)), tuple(filter(None, classes))
+        return {"identity": "parent"}
+    named = {"identity": "column"} if cfg.field == "identity" else {"classes": (cfg.field,)}
+    return {"labels": cfg.labels, "missing": "unknown", **named}
 
 
-def _held_out(names: tuple[str, ...], labels: np.ndarray, share: float) -> np.ndarray:
+def _held_out(names: list[str], labels: np.ndarray, share: float) -> np.ndarray:
     order = np.array([hash_share(name) for name in names])
     held = np.zeros(len(names), bool)
     for label in range(labels.max() + 1):

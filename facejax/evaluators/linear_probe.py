@@ -1,4 +1,4 @@
-"""A linear probe on frozen embeddings: one class column, or many binary attributes at once.
+"""A linear probe on frozen embeddings: one field of classes, or many binary attributes at once.
 
 L2-regularised logistic regression (`_logistic.py`), its strength chosen by the balanced accuracy on
 a validation part. People are dealt to training, validation and test (60 / 20 / 20) by the hash of
@@ -12,24 +12,26 @@ Metrics: `balanced_accuracy` (per attribute (TPR + TNR) / 2, then their mean; fo
 recall) and, for attributes, `balanced_accuracy/<name>` and `mean_accuracy` (the mean of the
 attributes' accuracies), for classes `accuracy`; both with `_low` and `_high` (95 %, bootstrap over
 people); `<accuracy>@majority`, what the most frequent training class would score; `l2`; `n` test
-pictures; `failed` pictures of any part, left out. An attribute that has only one class in the
-training or in the test part is in no mean and is named by `skipped/<name>` = 1.
+pictures; `failed` pictures, unreadable or of any part without a finite embedding, left out. An
+attribute that has only one class in the training or in the test part is in no mean and is named by
+`skipped/<name>` = 1.
 """
 
 import csv
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from PIL import Image
 
 from facejax.errors import UserError
 from facejax.evaluators import Embed, Result, _bootstrap, _options, _probe
-from facejax.evaluators._embed import Flip, embed_images, map_rows
-from facejax.evaluators._images import list_images
-from facejax.evaluators._labels import Table, parents, read_table, split_people
+from facejax.evaluators._embed import Flip, embed_pictures, map_rows
+from facejax.evaluators._hashing import split_people
 from facejax.evaluators._metrics import unit
+from facejax.evaluators._pictures import Pictures, labels_of, open_pictures
 from facejax.evaluators._tiny import write_people
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -42,22 +44,23 @@ class Config:
 
     Attributes:
         path: folder or zip of the pictures.
-        labels: CSV whose first column is the picture.
-        column: the class in `labels`, rows without a value left out; "" probes all other columns
-            as attributes, with -1 and 1, and 0 where unknown.
-        identity: who is on a picture: "parent" (its folder), a column of `labels`, the path of a
-            CSV (picture, person), or "none" (every picture another person).
+        labels: beside `path`, its label files; see `facejax/data/labels.py`.
+        identity: beside `path`, who is on a picture: "parent" (the name of its folder), "column"
+            (`identity` of the label files), or "none" (every picture another person).
+        source: the pictures instead of `path`, like an entry of `config.data.sources`.
+        field: what is probed: "attributes", or a field (a column of `labels`) of classes.
         l2: strengths to choose from.
         crop: share of the centred square of each picture that is kept.
-        flip: "sum" or "concat" also embeds the mirror image; see `_embed.embed_images`.
+        flip: "sum" or "concat" also embeds the mirror image; see `_embed.embed_pictures`.
         bootstrap: draws of the interval; 0 leaves it out.
         seed: of the draws.
     """
 
-    path: str
-    labels: str
-    column: str = ""
-    identity: str = "parent"
+    path: str = ""
+    labels: str | tuple[str, ...] = ()
+    identity: Literal["parent", "column", "none"] = "parent"
+    source: Mapping[str, Any] | None = None
+    field: str = "attributes"
     l2: tuple[float, ...] = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
     crop: float = 1.0
     flip: Flip = "none"
@@ -83,66 +86,71 @@ class Data:
 
     Attributes:
         size: side of the pictures in pixels.
-        names: of the pictures.
+        pictures: where they are.
+        rows: i64[N], those with a label.
         targets: names of the columns, A of them.
         classes: how many classes each column has.
+        exclusive: one column of classes; otherwise attributes.
         labels: i64[N, A], class numbers; -1 where unknown.
         people: str[N].
         part: i64[N]: TRAIN, VALIDATION or TEST.
         skipped: names of attributes with one class in the training or the test part.
+        unread: number of pictures that could not be read, so that their labels are not known.
     """
 
     size: int
-    names: tuple[str, ...]
+    pictures: Pictures
+    rows: np.ndarray
     targets: tuple[str, ...]
     classes: int
+    exclusive: bool
     labels: np.ndarray
     people: np.ndarray
     part: np.ndarray
     skipped: tuple[str, ...]
+    unread: int
 
 
 def prepare(cfg: Config, size: int) -> Data:
     """Reads labels and people and deals people to the parts.
 
     Raises:
-        UserError: an illegal option, files that don't match, an attribute that is not -1, 0 or 1,
-            too few people for three parts, or nothing to tell apart.
+        UserError: an illegal option, files that don't match, a source without the field, too few
+            people for three parts, or nothing to tell apart.
     """
     _options.choice("flip", cfg.flip, get_args(Flip))
     _options.shares("crop", cfg.crop)
     if not cfg.l2 or min(cfg.l2) <= 0:
         raise UserError("l2", f"{cfg.l2} holds no strengths", "give positive numbers")
-    table = read_table(cfg.labels, cfg.path, list_images(cfg.path))
-    people = np.array(_people(cfg, table))
-    if cfg.column:
-        targets, classes, labels = _class_column(cfg, table)
-    else:
-        targets, classes, labels = _attribute_columns(cfg, table)
-    known = (labels >= 0).any(axis=1)
-    names = tuple(name for name, keep in zip(table.files, known) if keep)
-    labels, people = labels[known], people[known]
+    if cfg.field == "identity":
+        what = "people are dealt to the parts as a whole, so the test part has none that it knows"
+        raise UserError("field", what, "use the evaluator knn")
+    exclusive = cfg.field != "attributes"
+    pictures = open_pictures(cfg.path, cfg.source, cfg.crop, **_folder(cfg))
+    targets, classes, labels, people, readable = _columns(cfg, pictures)
+    rows = np.flatnonzero((labels >= 0).any(axis=1))
+    labels, people = labels[rows], people[rows]
     part = split_people(people.tolist(), PARTS)
     if set(part.tolist()) != {TRAIN, VALIDATION, TEST}:
-        raise UserError(
-            cfg.labels,
-            f"{len(set(people.tolist()))} people don't fill three parts",
-            "label pictures of more people",
-        )
+        what = f"{len(set(people.tolist()))} labelled people don't fill three parts"
+        raise UserError(pictures.where, what, "label pictures of more people")
     told = _several(labels[part == TRAIN])
-    if not cfg.column:
+    if not exclusive:
         told &= _several(labels[part == TEST])
     if not told.any():
-        raise UserError(cfg.labels, "nothing varies in its parts", "label more pictures")
+        raise UserError(pictures.where, "nothing varies in its parts", "label more pictures")
     return Data(
         size=size,
-        names=names,
+        pictures=pictures,
+        rows=rows,
         targets=tuple(t for t, keep in zip(targets, told) if keep),
         classes=classes,
+        exclusive=exclusive,
         labels=labels[:, told],
         people=people,
         part=part,
         skipped=tuple(t for t, keep in zip(targets, told) if not keep),
+        unread=int(np.sum(~readable)),
     )
 
 
@@ -156,18 +164,17 @@ def run(cfg: Config, data: Data, embed: Embed) -> Result:
     Raises:
         UserError: a part is empty because its pictures failed.
     """
-    spec = {"path": cfg.path, "crop": cfg.crop}
-    raw, usable = embed_images(embed, spec, data.names, data.size, cfg.flip)
+    raw, usable = embed_pictures(embed, data.pictures, data.rows, data.size, cfg.flip)
     rows = [np.flatnonzero(usable & (data.part == p)) for p in (TRAIN, VALIDATION, TEST)]
     if not all(map(len, rows)):
         raise UserError(
-            cfg.path,
+            data.pictures.where,
             f"{np.sum(~usable)} of {len(usable)} pictures failed and a part is empty",
             "check that the pictures open and that the encoder's output is finite",
         )
     x, labels = raw.astype(np.float64), data.labels
     train, validation, shown = ((x[r], labels[r]) for r in rows)
-    probe = _probe.fit_probe(train, validation, data.classes, bool(cfg.column), cfg.l2)
+    probe = _probe.fit_probe(train, validation, data.classes, data.exclusive, cfg.l2)
     test = np.flatnonzero(data.part == TEST)
     valid = usable[test]
     correct, balanced = np.zeros((2, len(test), labels.shape[1]), bool)
@@ -180,16 +187,16 @@ def run(cfg: Config, data: Data, embed: Embed) -> Result:
         "correct": correct,
         "balanced": balanced,
     }
-    name = "accuracy" if cfg.column else "mean_accuracy"
+    name = "accuracy" if data.exclusive else "mean_accuracy"
     metrics = {
         **_scores(cfg, name, _rows(items, valid)),
         f"{name}@majority": _majority(train[1], shown[1], data.classes),
         "l2": float(probe.l2),
         "n": float(np.sum(valid)),
-        "failed": float(np.sum(~usable)),
+        "failed": float(np.sum(~usable) + data.unread),
         **{f"skipped/{target}": 1.0 for target in data.skipped},
     }
-    if not cfg.column:
+    if not data.exclusive:
         each = np.nanmean(_probe.recalls(shown[1], balanced[valid])[0], axis=1)
         metrics |= {f"balanced_accuracy/{t}": float(v) for t, v in zip(data.targets, each)}
     drawn = map_rows(data.people, usable)
@@ -254,29 +261,33 @@ def _majority(train: np.ndarray, test: np.ndarray, classes: int) -> float:
     return float(_probe.mean_accuracy(test, test == counts.argmax(axis=0))[0])
 
 
-def _attribute_columns(cfg: Config, table: Table) -> tuple[tuple[str, ...], int, np.ndarray]:
-    targets = tuple(name for name in table.columns if name != cfg.identity)
-    if not targets:
-        raise UserError(cfg.labels, "no attributes", "add a column of -1 and 1 per attribute")
-    number = {"-1": 0, "1": 1, "0": -1, "": -1}
-    labels = np.empty((len(table.files), len(targets)), np.int64)
-    for a, target in enumerate(targets):
-        for row, value in enumerate(table.columns[target]):
-            if value.strip() not in number:
-                raise UserError(
-                    f"{cfg.labels}:{table.lines[row]}",
-                    f"{target} is '{value}', not -1, 0 or 1",
-                    "mend the line, or set 'column' to probe a column of classes",
-                )
-            labels[row, a] = number[value.strip()]
-    return targets, 2, labels
+def _folder(cfg: Config) -> dict[str, Any]:
+    """The keys of the folder source that `path`, `labels` and `identity` are short for."""
+    classes = () if cfg.field == "attributes" else (cfg.field,)
+    identity = {"identity": cfg.identity, "missing": "unknown"}
+    return {"labels": cfg.labels, "classes": classes, **identity}
 
 
-def _class_column(cfg: Config, table: Table) -> tuple[tuple[str, ...], int, np.ndarray]:
-    values = table.column(cfg.column, "column")
-    names = sorted(set(filter(None, values)))
-    number = {"": -1} | {name: i for i, name in enumerate(names)}
-    return (cfg.column,), len(names), np.array([number[v] for v in values])[:, None]
+def _columns(cfg: Config, pictures: Pictures) -> tuple:
+    """Names and number of classes of the targets, i64[N, A], people str[N] and bool[N] readable."""
+    known = pictures.source.fields
+    if cfg.field != "attributes":
+        targets, classes = (cfg.field,), pictures.classes(cfg.field).classes
+    elif "attributes" in known:
+        targets, classes = known["attributes"].names, 2
+        targets = targets or tuple(map(str, range(*known["attributes"].shape)))
+    else:
+        remedy = "give label files, or another 'field'"
+        raise UserError("field", f"no attributes in {pictures.where}", remedy)
+    people = np.array(pictures.names())
+    if "identity" in known:
+        labels, numbers, readable = pictures.values(cfg.field, "identity")
+        people = np.where(numbers >= 0, labels_of(known["identity"], numbers), people)
+    else:
+        labels, readable = pictures.values(cfg.field)
+    if cfg.field == "attributes":
+        labels = np.where(labels == 0, -1, (labels + 1) // 2)
+    return targets, classes, labels.reshape(len(people), -1), people, readable
 
 
 def _several(labels: np.ndarray) -> np.ndarray:
@@ -284,30 +295,3 @@ def _several(labels: np.ndarray) -> np.ndarray:
     known = labels >= 0
     lowest = np.where(known, labels, np.iinfo(np.int64).max).min(axis=0)
     return known.any(axis=0) & (lowest < labels.max(axis=0))
-
-
-def _people(cfg: Config, table: Table) -> tuple[str, ...]:
-    if cfg.identity == "none":
-        return table.files
-    if cfg.identity == "parent":
-        return parents(table.files)
-    if cfg.identity in table.columns:
-        people = table.columns[cfg.identity]
-    elif Path(cfg.identity).is_file():
-        listed = read_table(cfg.identity)
-        who = dict(zip(listed.files, next(iter(listed.columns.values()), ())))
-        absent = [name for name in table.files if name not in who]
-        if absent:
-            raise UserError(
-                cfg.identity,
-                f"no person for '{absent[0]}' and {len(absent) - 1} more of {cfg.labels}",
-                "add their lines",
-            )
-        people = tuple(who[name] for name in table.files)
-    else:
-        raise UserError(
-            "identity",
-            f"'{cfg.identity}' is no column of {cfg.labels} and no file",
-            "give 'parent', 'none', a column or a CSV",
-        )
-    return tuple(person or name for person, name in zip(people, table.files))

@@ -5,8 +5,9 @@ each fold the first threshold in {0, .01, ..., 3.99} on the squared distance of 
 the highest accuracy on the *other* folds decides the fold. Scores are cosines (1 - distance / 2),
 which order pairs as that distance does; a pair is accepted above the threshold.
 
-A pair with a picture that can't be decoded, or whose embedding is not finite, is left out of every
-number and counted in `failed`. A picture that isn't there at all is an error, raised by `prepare`.
+The pairs come from a file, or are drawn from who is on the pictures (`_drawn_pairs.py`). A pair
+with a picture that can't be decoded, or whose embedding is not finite, is left out of every number
+and counted in `failed`. A picture that isn't there at all is an error, raised by `prepare`.
 
 Metrics: `accuracy` and `accuracy_std` (mean and population deviation over folds), `accuracy_low`
 and `accuracy_high` (95 %, bootstrap over people), `auc`, `eer`, `tar@far=F` for each F,
@@ -15,17 +16,19 @@ and `failed` pairs. A `tar@far=F` that less than one impostor would decide is le
 than ten do, `impostors@far=F` says how many.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from facejax.errors import UserError
 from facejax.evaluators import Embed, Result, _bootstrap, _metrics, _options
-from facejax.evaluators._embed import Flip, embed_images, map_rows
-from facejax.evaluators._images import list_images
+from facejax.evaluators._drawn_pairs import draw_pairs
+from facejax.evaluators._embed import Flip, embed_pictures, map_rows
 from facejax.evaluators._pairs import read_pairs
+from facejax.evaluators._pictures import Pictures, labels_of, open_pictures, rows_by_name
 from facejax.evaluators._tiny import write_people
 
 VAL_FAR = 1e-3
@@ -37,22 +40,25 @@ class Config:
     """What is compared, and how.
 
     Attributes:
-        path: folder or zip of the pictures.
-        pairs: pairs file; see `_pairs.read_pairs`.
+        path: folder or zip of the pictures, in a folder per person if `pairs` are drawn.
+        pairs: pairs file (see `_pairs.read_pairs`), or how many pairs to draw; "auto" takes each
+            picture about once per kind, up to 6,000 pairs.
+        source: the pictures instead of `path`, like an entry of `config.data.sources`.
         template: picture of a line of the pairs file, from `name` and `number`.
         crop: share of the centred square of each picture that is kept.
-        flip: "sum" or "concat" also embeds the mirror image; see `_embed.embed_images`.
+        flip: "sum" or "concat" also embeds the mirror image; see `_embed.embed_pictures`.
         protocol: "lfw10" needs folds; "best" chooses the threshold on the very pairs it judges, so
             its accuracy is optimistic, and it refuses a file with folds.
         subtract_mean: subtract the mean embedding of the other folds' pairs before comparing.
         far: false-accept rates F of `tar@far=F`.
         tar: "exact" keeps FAR <= F under ties; "insightface" takes the nearest point of the ROC.
         bootstrap: draws of the interval; 0 leaves it out.
-        seed: of the draws.
+        seed: of the interval's draws and of drawn pairs.
     """
 
-    path: str
-    pairs: str
+    path: str = ""
+    pairs: str | int = "auto"
+    source: Mapping[str, Any] | None = None
     template: str = "{name}/{name}_{number:04d}.jpg"
     crop: float = 1.0
     flip: Flip = "none"
@@ -84,15 +90,17 @@ class Data:
 
     Attributes:
         size: side of the pictures in pixels.
-        names: each picture once.
+        pictures: where they are.
+        rows: i64[N], each picture of a pair once.
         people: str[N], person of each picture.
-        pairs: i64[P, 2], rows of `names`.
+        pairs: i64[P, 2], positions in `rows`.
         same: bool[P].
         fold: i64[P], all 0 without folds.
     """
 
     size: int
-    names: tuple[str, ...]
+    pictures: Pictures
+    rows: np.ndarray
     people: np.ndarray
     pairs: np.ndarray
     same: np.ndarray
@@ -100,46 +108,60 @@ class Data:
 
 
 def prepare(cfg: Config, size: int) -> Data:
-    """Reads the pairs and checks that every picture is there.
+    """Reads or draws the pairs and checks that every picture is there.
 
     Raises:
         UserError: an illegal option, an unreadable pairs file, a picture that is missing, a
-            protocol that doesn't fit the file, or pairs of one kind only.
+            protocol that doesn't fit the file, pairs of one kind only, or too few people to draw.
     """
     _options.choice("flip", cfg.flip, get_args(Flip))
     _options.choice("protocol", cfg.protocol, ("lfw10", "best"))
     _options.choice("tar", cfg.tar, ("exact", "insightface"))
     _options.shares("crop", cfg.crop)
     _options.shares("far", *cfg.far)
-    listed = read_pairs(cfg.pairs)
-    if (listed.fold is None) == (cfg.protocol == "lfw10"):
+    drawn = cfg.pairs == "auto" or isinstance(cfg.pairs, int)
+    pictures = open_pictures(cfg.path, cfg.source, cfg.crop, identity="parent" if drawn else "none")
+    people, pairs, same, fold = (_draw if drawn else _read)(cfg, pictures)
+    if (fold is None) == (cfg.protocol == "lfw10"):
         what, remedy = (
-            ("has no folds", "use protocol='best', or a View 2 file")
-            if listed.fold is None
-            else ("has folds, on which protocol='best' would tune", "use protocol='lfw10'")
+            ("have no folds", "use protocol='best', or a View 2 file")
+            if fold is None
+            else ("have folds, on which protocol='best' would tune", "use protocol='lfw10'")
         )
-        raise UserError(cfg.pairs, what, remedy)
-    if listed.same.all() or not listed.same.any():
+        raise UserError("pairs", f"{cfg.pairs}: they {what}", remedy)
+    if same.all() or not same.any():
         raise UserError(cfg.pairs, "pairs of one kind only", "give matched and mismatched pairs")
-    there = set(list_images(cfg.path))
-    row: dict[str, int] = {}
-    people: list[str] = []
+    rows, first, positions = np.unique(pairs, return_index=True, return_inverse=True)
+    fold = np.zeros(len(pairs), np.int64) if fold is None else fold
+    return Data(size, pictures, rows, people.ravel()[first], positions.reshape(-1, 2), same, fold)
+
+
+def _draw(cfg: Config, pictures: Pictures) -> tuple:
+    """People str[P, 2], picture rows i64[P, 2], same bool[P] and folds i64[P] of drawn pairs."""
+    field = pictures.classes("identity")
+    numbers, _ = pictures.values("identity")
+    wanted = None if cfg.pairs == "auto" else cfg.pairs
+    pairs, same, fold = draw_pairs(pictures.names(), numbers, wanted, cfg.seed)
+    return labels_of(field, numbers[pairs]), pairs, same, fold
+
+
+def _read(cfg: Config, pictures: Pictures) -> tuple:
+    """The same of the pairs file; without folds these are None."""
+    listed = read_pairs(cfg.pairs)
+    row = rows_by_name(pictures.names())
     pairs = np.empty((len(listed.same), 2), np.int64)
     for p, (pair, line) in enumerate(zip(zip(listed.left, listed.right), listed.lines)):
         for side, (person, number) in enumerate(pair):
             name = _file_name(cfg, person, number)
-            if name not in there:
+            if name not in row:
                 raise UserError(
                     f"{cfg.pairs}:{line}",
-                    f"no picture '{name}' in {cfg.path}",
+                    f"no picture '{name}' in {pictures.where}",
                     "give the pictures these pairs belong to, or set 'template' to their names",
                 )
-            if name not in row:
-                row[name] = len(row)
-                people.append(person)
             pairs[p, side] = row[name]
-    fold = np.zeros(len(pairs), np.int64) if listed.fold is None else listed.fold
-    return Data(size, tuple(row), np.array(people), pairs, listed.same, fold)
+    people = np.array([[name for name, _ in pair] for pair in zip(listed.left, listed.right)])
+    return people, pairs, listed.same, listed.fold
 
 
 def run(cfg: Config, data: Data, embed: Embed) -> Result:
@@ -151,15 +173,14 @@ def run(cfg: Config, data: Data, embed: Embed) -> Result:
     Raises:
         UserError: too many failed: pairs of one kind or of one fold are left.
     """
-    spec = {"path": cfg.path, "crop": cfg.crop}
-    raw, usable = embed_images(embed, spec, data.names, data.size, cfg.flip)
+    raw, usable = embed_pictures(embed, data.pictures, data.rows, data.size, cfg.flip)
     embeddings = _metrics.unit(raw)
     valid = usable[data.pairs].all(axis=1)
     same, fold, pairs = data.same[valid], data.fold[valid], data.pairs[valid]
     one_fold = cfg.protocol == "lfw10" and len(np.unique(fold)) < 2
     if same.all() or not same.any() or one_fold:
         raise UserError(
-            cfg.path,
+            data.pictures.where,
             f"{np.sum(~valid)} of {len(valid)} pairs failed and the rest can't be judged",
             "check that the pictures open and that the encoder's output is finite",
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facejax.metrics import load_eval
+from facejax.metrics import is_detail, load_eval
 from facejax.reporting import maps, page, plots
 from facejax.reporting.plots import Series
 from facejax.reporting.rundir import Curve, Run
@@ -37,12 +37,17 @@ def evaluations(runs: Sequence[Run]) -> str:
     return page.section("evaluation", "Evaluation", intro, *parts)
 
 
-def _shown(metrics: Metrics) -> list[str]:
-    """Metrics with a row of their own: not the counts, not another one's interval."""
+def _shown(metrics: Metrics, detail: bool = False) -> list[str]:
+    """Metrics with a row of their own: not the counts, not another one's interval.
+
+    Args:
+        detail: the metrics that explain others, instead of those that stand for themselves.
+    """
     return [
         m
         for m in metrics
         if m not in ("n", "failed")
+        and is_detail(m) == detail
         and not any(m.endswith(c) and m.removesuffix(c) in metrics for c in COMPANIONS)
     ]
 
@@ -90,28 +95,43 @@ def _one_run_table(metrics: Metrics) -> str:
     gains = [b for b in BASELINES if f"{b}_diff" in variants]
     head = ["metric", "trained", *(BASELINES[b] for b in scored)]
     head += [f"trained − {BASELINES[b]}" for b in gains]
-    rows = []
-    for metric in _shown(metrics):
-        scores = [_score(metrics, metric, variant) for variant in ("", *scored)]
-        rows.append([metric, *scores, *(_gain(metrics, metric, b) for b in gains)])
+
+    def rows(detail: bool) -> list[list]:
+        found = []
+        for metric in _shown(metrics, detail):
+            scores = [_score(metrics, metric, variant) for variant in ("", *scored)]
+            found.append([metric, *scores, *(_gain(metrics, metric, b) for b in gains)])
+        return found
+
     note = _sizes(metrics)
     absent = [BASELINES[b] for b in BASELINES if b not in scored]
     note += f"; not evaluated: {', '.join(absent)}" if absent else ""
-    return page.table(head, rows) + f'<p class="caption">{page.escape(note)}</p>'
+    return _tables(head, rows(False), rows(True), note)
+
+
+def _tables(head: Sequence[str], rows: list[list], details: list[list], note: str) -> str:
+    """A table and its caption, and beneath them a table of details that a reader can open."""
+    parts = [page.table(head, rows), f'<p class="caption">{page.escape(note)}</p>']
+    if details:
+        parts.append(page.folded("Details", page.table(head, details)))
+    return "".join(parts)
 
 
 def _runs_table(runs: Sequence[Run], label: str) -> str:
     sides = [run.evals.get(label, {}) for run in runs]
-    rows: list[list] = []
-    for metric in dict.fromkeys(m for side in sides for m in _shown(side)):
-        rows.append([metric, *(_score(side, metric) for side in sides)])
-        for baseline, name in BASELINES.items():
-            values = [_last(side, metric, baseline) for side in sides]
-            if any(map(math.isfinite, values)):
-                rows.append([("", name), *(("", page.number(value)) for value in values)])
+
+    def rows(detail: bool) -> list[list]:
+        found: list[list] = []
+        for metric in dict.fromkeys(m for side in sides for m in _shown(side, detail)):
+            found.append([metric, *(_score(side, metric) for side in sides)])
+            for baseline, name in BASELINES.items():
+                values = [_last(side, metric, baseline) for side in sides]
+                if any(map(math.isfinite, values)):
+                    found.append([("", name), *(("", page.number(value)) for value in values)])
+        return found
+
     note = "; ".join(f"{run.name}: {_sizes(side)}" for run, side in zip(runs, sides) if side)
-    head = ["metric", *(run.name for run in runs)]
-    return page.table(head, rows) + f'<p class="caption">{page.escape(note)}</p>'
+    return _tables(["metric", *(run.name for run in runs)], rows(False), rows(True), note)
 
 
 def _history(runs: Sequence[Run], label: str) -> str:
@@ -155,7 +175,7 @@ def _with_band(metrics: Metrics, metric: str, curve: Curve) -> Series:
 def curves(runs: Sequence[Run]) -> str:
     """ROC and other curves of the newest evaluation, beside the baselines'."""
     drawn: dict[tuple[str, str], list[Series]] = {}
-    axes: dict[tuple[str, str], tuple[str, str]] = {}
+    axes: dict[tuple[str, str], tuple[str, str, bool]] = {}
     for i, run in enumerate(runs):
         for label, variant, step, path in _newest(run, VARIANTS if len(runs) == 1 else ("",)):
             who = run.name if len(runs) > 1 else _who(variant, step)
@@ -165,11 +185,10 @@ def curves(runs: Sequence[Run]) -> str:
                 if not x.size:
                     continue
                 drawn.setdefault((label, name), []).append(Series(who, x, y, colour, dash))
-                axes[label, name] = curve["xlabel"], curve["ylabel"]
+                axes[label, name] = curve["xlabel"], curve["ylabel"], curve["logx"]
     figures = []
     for (label, name), series in drawn.items():
-        xlabel, ylabel = axes[label, name]
-        log = all(_spans_decades(s.x) for s in series)
+        xlabel, ylabel, log = axes[label, name]
         caption = "Newest evaluation."
         if log:
             series = [replace(s, x=s.x[s.x > 0], y=s.y[s.x > 0]) for s in series]
@@ -192,12 +211,6 @@ def _who(variant: str, step: int) -> str:
     return BASELINES.get(variant, f"trained, step {step:,}")
 
 
-def _spans_decades(x: np.ndarray) -> bool:
-    """Whether x is a rate that reaches over decades, as the rate of false accepts does."""
-    positive = x[x > 0]
-    return bool(positive.size) and x.min() >= 0 and x.max() <= 1 and positive.min() < 0.02
-
-
 def _fewer(series: Series, log: bool, most: int = 400) -> Series:
     """Keeps points that stand about equally far apart as drawn, the ends among them."""
     x = np.log10(series.x) if log else series.x
@@ -208,8 +221,12 @@ def _fewer(series: Series, log: bool, most: int = 400) -> Series:
     return replace(series, x=series.x[keep], y=series.y[keep])
 
 
-def embedding_maps(runs: Sequence[Run]) -> str:
-    """Embeddings of the identities with most images, in two dimensions."""
+def embedding_maps(runs: Sequence[Run], names: bool = True) -> str:
+    """Embeddings of the identities with most images, in two dimensions.
+
+    Args:
+        names: False numbers the identities instead of naming them.
+    """
     figures = []
     for run in runs:
         for label, variant, step, path in _newest(run, ("", "random") if len(runs) == 1 else ("",)):
@@ -217,7 +234,7 @@ def embedding_maps(runs: Sequence[Run]) -> str:
             if result.embeddings is None or result.labels is None:
                 continue
             who = _who(variant, step) if len(runs) == 1 else f"{run.name}, step {step:,}"
-            figures += _map(f"{label}, {who}", result.embeddings, result.labels)
+            figures += _map(f"{label}, {who}", result.embeddings, result.labels, names)
     if not figures:
         text = "No labelled embeddings saved yet."
         return page.section("map", "Embedding map", page.missing(text))
@@ -230,7 +247,7 @@ def embedding_maps(runs: Sequence[Run]) -> str:
     return page.section("map", "Embedding map", intro, page.grid(figures))
 
 
-def _map(title: str, embeddings: np.ndarray, labels: np.ndarray) -> list[str]:
+def _map(title: str, embeddings: np.ndarray, labels: np.ndarray, named: bool) -> list[str]:
     names, counts = np.unique(labels, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:MAP_IDENTITIES]
     chosen = [i for i in order.tolist() if counts[i] > 1]
@@ -240,7 +257,7 @@ def _map(title: str, embeddings: np.ndarray, labels: np.ndarray) -> list[str]:
     rows = [np.flatnonzero(labels == names[i])[:each] for i in chosen]
     groups = np.repeat(np.arange(len(rows)), [len(r) for r in rows])
     points = embeddings[np.concatenate(rows)]
-    identities = [f"identity {names[i]}" for i in chosen]
+    identities = [f"identity {names[i] if named else k}" for k, i in enumerate(chosen, 1)]
     agree = 100 * maps.nearest_agree(points, groups)
     caption = (
         f"{len(points)} images of {len(rows)} identities. For {agree:.0f} % of them the most "

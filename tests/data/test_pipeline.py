@@ -228,6 +228,12 @@ def test_sequential_gives_every_record_once_in_order(workers):
     assert [p.bad for p in parts] == [[], [(4, "number 4", "broken")], []]
 
 
+def test_sequential_gives_the_records_asked_for():
+    (part,) = pipeline.sequential(Numbers(10), size=4, batch=3, records=[7, 2, 7])
+    assert part.ids.tolist() == [7, 2, 7]
+    assert part.arrays["image"][:, 0, 0, 0].tolist() == [7, 2, 7]
+
+
 def jpeg_folder(root, n=3):
     root.mkdir()
     for i in range(n):

@@ -1,12 +1,9 @@
-from functools import partial
-
 import numpy as np
-import pytest
 from made_up_faces import number, person
 
-from facejax.evaluators import _embed, _images
-from facejax.evaluators._embed import embed_images, map_rows
+from facejax.evaluators._embed import embed_pictures, map_rows
 from facejax.evaluators._metrics import unit
+from facejax.evaluators._pictures import open_pictures
 
 
 def corner(images):
@@ -14,12 +11,17 @@ def corner(images):
     return images[:, 0, 0].astype(np.float32)
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 512])
-def test_rows_follow_the_names_whatever_the_chunk(faces, monkeypatch, chunk):
-    monkeypatch.setattr(_embed, "read_images", partial(_images.read_images, chunk=chunk))
+def embed(faces, embed, names, flip="none"):
+    pictures = open_pictures(faces.images, None, 1.0)
+    rows = [pictures.names().index(name) for name in names]
+    return embed_pictures(embed, pictures, rows, 8, flip)
+
+
+def test_padding_reaches_no_result(faces, monkeypatch):
+    monkeypatch.setattr("facejax.evaluators._pictures.CHUNK", 3)
     names = [faces.name(p, i) for p, i in ((3, 1), (0, 2), (19, 10), (3, 1))]
-    values, usable = embed_images(corner, {"path": faces.images}, names, 8)
-    assert usable.all()
+    values, usable = embed(faces, corner, names)
+    assert usable.tolist() == [True] * 4
     np.testing.assert_array_equal(values[:, :2], [[3, 1], [0, 2], [19, 10], [3, 1]])
 
 
@@ -34,7 +36,7 @@ def test_sum_adds_raw_embeddings_and_concat_puts_unit_ones_side_by_side(faces):
     found = {}
     for flip in ("none", "sum", "concat"):
         lopsided.calls = 0
-        found[flip] = embed_images(lopsided, {"path": faces.images}, names, 8, flip)[0]
+        found[flip] = embed(faces, lopsided, names, flip)[0]
     first = found["none"]
     second = np.stack([np.arange(5) + 3, np.full(5, 3)], 1)
     np.testing.assert_array_equal(found["sum"], first + second)
@@ -50,7 +52,7 @@ def test_the_mirror_image_is_mirrored_left_to_right(faces):
         seen.append(images)
         return corner(images)
 
-    embed_images(watch, {"path": faces.images}, [faces.name(1, 1)], 8, "sum")
+    embed(faces, watch, [faces.name(1, 1)], "sum")
     np.testing.assert_array_equal(seen[1], seen[0][:, :, ::-1])
 
 

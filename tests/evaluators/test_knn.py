@@ -1,3 +1,4 @@
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -37,7 +38,8 @@ def test_nobody_votes_for_themselves(cfg):
 def test_leave_one_out_by_brute_force(cfg):
     data = knn.prepare(cfg, 8)
     result = knn.run(cfg, data, noisy)
-    pictures = np.array([[[[int(n[1:3]), int(n[-8:-4]), 0]]] for n in data.names])
+    names = data.pictures.names()
+    pictures = np.array([[[[int(n[1:3]), int(n[-8:-4]), 0]]] for n in names])
     x = noisy(pictures).astype(np.float64)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     right = []
@@ -62,13 +64,13 @@ def test_classes_from_a_label_file(cfg, faces, tmp_path):
     rows = [f"{faces.name(p, i)},{p % 2}" for p in range(4) for i in range(1, 11)]
     rows += [f"{faces.name(9, 1)},", f"{faces.name(9, 2)},alone"]
     (tmp_path / "labels.csv").write_text("\n".join(["file,group", *rows]))
-    cfg = replace(cfg, labels=str(tmp_path / "labels.csv"), column="group", k=(5,))
+    cfg = replace(cfg, labels=str(tmp_path / "labels.csv"), field="group", k=(5,))
     data = knn.prepare(cfg, 8)
     assert data.classes == ("0", "1")
-    assert len(data.names) == 40
+    assert len(data.rows) == 40
     assert knn.run(cfg, data, perfect).metrics["knn@5"] == 1
     with pytest.raises(UserError, match="did you mean 'group'"):
-        knn.prepare(replace(cfg, column="groop"), 8)
+        knn.prepare(replace(cfg, field="groop"), 8)
 
 
 def test_failed_pictures_are_counted_and_neither_ask_nor_vote(cfg, faces):
@@ -78,6 +80,32 @@ def test_failed_pictures_are_counted_and_neither_ask_nor_vote(cfg, faces):
     assert (result.metrics["n"], result.metrics["failed"]) == (198, 2)
     assert result.metrics["knn@1"] == 1
     assert np.sum(~result.items["valid"]) == 2
+
+
+def test_pictures_that_can_not_be_read_are_counted(cfg, faces, tmp_path):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for p in range(4):
+            for i in range(1, 4):
+                archive.write(faces.path(p, i), faces.name(p, i))
+    data = (tmp_path / "set.zip").read_bytes()
+    at = data.index(faces.path(2, 2).read_bytes())  # breaks its checksum
+    (tmp_path / "set.zip").write_bytes(data[:at] + b"!" + data[at + 1 :])
+    metrics = evaluate(replace(cfg, path=str(tmp_path / "set.zip"), k=(1,)), perfect).metrics
+    assert (metrics["n"], metrics["failed"], metrics["knn@1"]) == (11, 1, 1)
+
+
+def test_classes_of_a_source():
+    source = {"name": "synthetic", "n": 40, "identities": 10, "size": 16}
+    cfg = knn.Config(source=source, k=(1,), bootstrap=0)
+    data = knn.prepare(cfg, 16)
+    assert (len(data.classes), len(data.rows)) == (10, 40)
+    moods = knn.prepare(replace(cfg, field="expression"), 16)
+    field = moods.pictures.source.fields["expression"]
+    records = moods.pictures.source.read(moods.rows.tolist())
+    named = [moods.classes[label] for label in moods.labels]
+    assert named == [field.names[r["expression"]] for r in records]
+    with pytest.raises(UserError, match="exactly one"):
+        knn.prepare(replace(cfg, path="somewhere"), 16)
 
 
 def test_difference(cfg):

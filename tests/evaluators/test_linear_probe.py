@@ -48,6 +48,10 @@ def number_of(name: str) -> int:
     return int(name[1 : name.index("/")])
 
 
+def names_of(data) -> list[str]:
+    return [data.pictures.source.name(row) for row in data.rows]
+
+
 def evaluate(cfg, embed):
     return linear_probe.run(cfg, linear_probe.prepare(cfg, 8), embed)
 
@@ -105,7 +109,7 @@ def test_nobody_in_the_test_part_is_in_another(set_up):
 
 def test_the_test_part_never_reaches_the_fit(set_up, tmp_path):
     data = linear_probe.prepare(set_up[1], 8)
-    test = {name for name, part in zip(data.names, data.part) if part == linear_probe.TEST}
+    test = {name for name, part in zip(names_of(data), data.part) if part == linear_probe.TEST}
 
     def flipped(rows):
         return [r[:1] + [str(-int(v)) for v in r[1:]] if r[0] in test else r for r in rows]
@@ -118,7 +122,7 @@ def test_the_test_part_never_reaches_the_fit(set_up, tmp_path):
 @pytest.mark.parametrize("part", [linear_probe.TRAIN, linear_probe.TEST])
 def test_an_attribute_of_one_class_is_named_and_in_no_mean(set_up, tmp_path, part):
     data = linear_probe.prepare(set_up[1], 8)
-    there = {name for name, p in zip(data.names, data.part) if p == part}
+    there = {name for name, p in zip(names_of(data), data.part) if p == part}
 
     def one_class(rows):
         return [[r[0], r[1], "-1", r[3]] if r[0] in there else r for r in rows]
@@ -149,7 +153,7 @@ def test_classes_by_softmax(set_up, tmp_path):
     def kinds(rows):
         return [["file", "kind"], *([r[0], kind(r[0])] for r in rows[1:])]
 
-    cfg = replace(rewritten(set_up[1], tmp_path, kinds), column="kind")
+    cfg = replace(rewritten(set_up[1], tmp_path, kinds), field="kind")
     result = evaluate(cfg, factors)
     label, balanced = result.items["label"][:, 0], result.items["balanced"][:, 0]
     assert result.metrics["accuracy"] > result.metrics["accuracy@majority"] + 0.1
@@ -158,31 +162,41 @@ def test_classes_by_softmax(set_up, tmp_path):
     assert result.metrics["balanced_accuracy"] == pytest.approx(np.mean(recall))
     assert set(linear_probe.difference(result, result, n=5)) == {"accuracy", "balanced_accuracy"}
     with pytest.raises(UserError, match="did you mean 'kind'"):
-        linear_probe.prepare(replace(cfg, column="kinds"), 8)
+        linear_probe.prepare(replace(cfg, field="kinds"), 8)
 
 
-def test_people_from_a_column_a_file_or_nobody(set_up, tmp_path):
+def test_people_from_a_label_file_or_nobody(set_up, tmp_path):
     cfg = set_up[1]
     by_folder = linear_probe.prepare(cfg, 8)
-
-    def with_person(rows):
-        return [[*rows[0], "who"], *([*r, r[0][: r[0].index("/")]] for r in rows[1:])]
-
-    by_column = linear_probe.prepare(
-        replace(rewritten(cfg, tmp_path, with_person), identity="who"), 8
-    )
-    lines = [f"{n},{p}" for n, p in zip(by_folder.names, by_folder.people)]
+    lines = [f"{n},{p}" for n, p in zip(names_of(by_folder), by_folder.people)]
     (tmp_path / "people.csv").write_text("\n".join(["file,identity", *lines]))
-    by_file = linear_probe.prepare(replace(cfg, identity=str(tmp_path / "people.csv")), 8)
-    for data in (by_column, by_file):
-        assert data.targets == by_folder.targets
-        np.testing.assert_array_equal(data.part, by_folder.part)
+    two = replace(cfg, labels=(cfg.labels, str(tmp_path / "people.csv")), identity="column")
+    by_file = linear_probe.prepare(two, 8)
+    assert by_file.targets == by_folder.targets
+    np.testing.assert_array_equal(by_file.part, by_folder.part)
     assert len(set(linear_probe.prepare(replace(cfg, identity="none"), 8).people)) == PEOPLE * EACH
     (tmp_path / "people.csv").write_text("\n".join(["file,identity", *lines[:-2]]))
-    with pytest.raises(UserError, match="and 1 more of"):
-        linear_probe.prepare(replace(cfg, identity=str(tmp_path / "people.csv")), 8)
-    with pytest.raises(UserError, match=r"'nowhere\.csv' is no column"):
-        linear_probe.prepare(replace(cfg, identity="nowhere.csv"), 8)
+    without = linear_probe.prepare(two, 8)
+    assert without.people[:-2].tolist() == by_file.people[:-2].tolist()
+    assert without.people[-2:].tolist() == names_of(without)[-2:]  # each a person of its own
+
+
+def test_a_source_brings_its_own_labels():
+    source = {"name": "synthetic", "n": 90, "identities": 30, "size": 16, "first_identity": 7}
+    cfg = linear_probe.Config(source=source, l2=(0.1,), bootstrap=0)
+    data = linear_probe.prepare(cfg, 16)
+    records = data.pictures.source.read(range(90))
+    names = data.pictures.source.fields["attributes"].names
+    shown = [names.index(target) for target in data.targets]
+    expected = np.array([r["attributes"] for r in records])[:, shown]
+    np.testing.assert_array_equal(2 * data.labels - 1, expected)
+    assert {*data.targets, *data.skipped} == {*names}
+    assert data.people.tolist() == [str(r["identity"]) for r in records]
+    classes = linear_probe.prepare(replace(cfg, field="expression"), 16)
+    np.testing.assert_array_equal(classes.labels[:, 0], [r["expression"] for r in records])
+    for field, told in (("expresion", "did you mean 'expression'"), ("identity", "knn")):
+        with pytest.raises(UserError, match=told):
+            linear_probe.prepare(replace(cfg, field=field), 16)
 
 
 def test_failed_pictures_are_counted_in_every_part(set_up):
@@ -205,14 +219,19 @@ def test_difference_of_good_and_bad(set_up):
     assert linear_probe.difference(good, bad, n=200)["balanced_accuracy"][1] > 0
 
 
-def test_errors_name_the_line_and_the_key(set_up, tmp_path):
-    def typo(rows):
-        return [*rows[:4], [rows[4][0], "yes", "1", "1"], *rows[5:]]
-
-    with pytest.raises(UserError, match=r"labels\.csv:5: Plain is 'yes'"):
-        linear_probe.prepare(rewritten(set_up[1], tmp_path, typo), 8)
-    with pytest.raises(UserError, match="2 people don't fill three parts"):
-        linear_probe.prepare(rewritten(set_up[1], tmp_path, lambda rows: rows[:5]), 8)
-    for options in ({"l2": ()}, {"l2": (0.0,)}, {"crop": 2.0}, {"flip": "yes"}):
+def test_errors(set_up, tmp_path):
+    cfg = set_up[1]
+    with pytest.raises(UserError, match="2 labelled people don't fill three parts"):
+        linear_probe.prepare(rewritten(cfg, tmp_path, lambda rows: rows[:5]), 8)
+    with pytest.raises(UserError, match="no attributes in"):
+        linear_probe.prepare(replace(cfg, labels=()), 8)
+    for options in (
+        {"l2": ()},
+        {"l2": (0.0,)},
+        {"crop": 2.0},
+        {"flip": "yes"},
+        {"path": ""},
+        {"source": {"name": "synthetic"}},
+    ):
         with pytest.raises(UserError):
-            linear_probe.prepare(replace(set_up[1], **options), 8)
+            linear_probe.prepare(replace(cfg, **options), 8)

@@ -15,7 +15,7 @@ TEMPLATE = "{name}/{name}_{number:04d}.png"
 
 def config(faces, folds=10, per_kind=20, **options) -> verification.Config:
     pairs = faces.pairs(folds, per_kind)
-    return verification.Config(faces.images, pairs, TEMPLATE, bootstrap=100, **options)
+    return verification.Config(faces.images, pairs, template=TEMPLATE, bootstrap=100, **options)
 
 
 def evaluate(cfg, embed):
@@ -78,7 +78,8 @@ def test_folds_follow_the_literal_rule(faces, subtract_mean):
     cfg = config(faces, folds=4, per_kind=10, subtract_mean=subtract_mean)
     data = verification.prepare(cfg, 8)
     result = verification.run(cfg, data, shifted)
-    ids = [(int(n[1:3]), int(n[-8:-4])) for n in data.names]
+    names = [data.pictures.source.name(row) for row in data.rows]
+    ids = [(int(n[1:3]), int(n[-8:-4])) for n in names]
     images = np.array([[[[p, i, 0]]] for p, i in ids])
     a, b = (unit(shifted(images))[data.pairs[:, side]] for side in (0, 1))
     mean, std = literal_folds(a, b, data.same, 4, subtract_mean)
@@ -114,7 +115,7 @@ def test_embeds_each_picture_once_in_chunks(faces):
     cfg = config(faces)
     data = verification.prepare(cfg, 8)
     verification.run(cfg, data, counting)
-    assert len(seen) == len(set(seen)) == len(data.names)
+    assert len(seen) == len(set(seen)) == len(data.rows)
 
 
 def test_unreadable_pictures_and_bad_embeddings_are_counted_and_left_out(faces):
@@ -128,7 +129,8 @@ def test_unreadable_pictures_and_bad_embeddings_are_counted_and_left_out(faces):
 
     data = verification.prepare(cfg, 8)
     result = verification.run(cfg, data, nan_for_one)
-    bad = {data.names.index(n) for n in (faces.name(3, 2), faces.name(5, 1)) if n in data.names}
+    names = [data.pictures.source.name(row) for row in data.rows]
+    bad = {names.index(n) for n in (faces.name(3, 2), faces.name(5, 1)) if n in names}
     hit = np.isin(data.pairs, list(bad)).any(axis=1)
     assert hit.sum() > 0
     np.testing.assert_array_equal(result.items["valid"], ~hit)
@@ -155,9 +157,11 @@ def test_view_1_takes_the_threshold_on_its_own_pairs(faces, tmp_path):
     lines = ["3", *(f"P0{p}\t1\t2" for p in range(3)), *(f"P0{p}\t1\tP1{p}\t2" for p in range(3))]
     path = tmp_path / "dev.txt"
     path.write_text("\n".join(lines))
-    cfg = verification.Config(faces.images, str(path), TEMPLATE, protocol="best", bootstrap=0)
+    cfg = verification.Config(
+        faces.images, str(path), template=TEMPLATE, protocol="best", bootstrap=0
+    )
     assert evaluate(cfg, perfect).metrics["accuracy"] == 1
-    with pytest.raises(UserError, match="has no folds"):
+    with pytest.raises(UserError, match="have no folds"):
         verification.prepare(replace(cfg, protocol="lfw10"), 8)
 
 
@@ -175,6 +179,51 @@ def test_a_missing_picture_is_named_with_its_line(faces):
     row = Path(cfg.pairs).read_text().splitlines()[line - 1].split("\t")
     assert ("P00", "1") in {(row[0], row[1]), (row[-2], row[-1]), (row[0], row[-1])}
     assert "no picture 'P00/P00_0001.png'" in error.value.what
+
+
+def test_pairs_are_drawn_from_the_people_of_a_source():
+    source = {"name": "synthetic", "n": 120, "identities": 24, "size": 16, "first_identity": 400}
+    cfg = verification.Config(source=source, bootstrap=20)
+    data = verification.prepare(cfg, 16)
+    assert len(np.unique(data.fold)) == 10
+    for fold in range(10):  # nobody is in two folds
+        inside, outside = (data.people[data.pairs[which]] for which in _in_and_out(data, fold))
+        assert not set(inside.ravel()) & set(outside.ravel())
+    for (a, b), same in zip(data.pairs, data.same):
+        assert (data.people[a] == data.people[b]) == same
+    records = data.pictures.source.read(data.rows.tolist())
+    assert data.people.tolist() == [str(r["identity"]) for r in records]
+
+    seen = []
+
+    def embed(images):
+        seen.append(len(images))
+        return images.reshape(len(images), -1).astype(np.float32)
+
+    metrics = verification.run(cfg, data, embed).metrics
+    assert metrics["n"] == len(data.pairs) >= 80
+    assert sum(seen) == len(data.rows) == len(set(data.rows))
+
+
+def _in_and_out(data, fold):
+    return data.fold == fold, data.fold != fold
+
+
+def test_pairs_are_drawn_from_the_people_of_folders(faces):
+    cfg = verification.Config(faces.images, 200, bootstrap=0)
+    result = evaluate(cfg, perfect)
+    assert result.metrics["accuracy"] == 1
+    assert (result.metrics["n"], result.items["same"].sum()) == (200, 100)
+    again = evaluate(replace(cfg, seed=1), perfect)
+    assert not np.array_equal(again.items["subjects"], result.items["subjects"])
+    with pytest.raises(UserError, match="pairs: 30 can't be drawn"):
+        verification.prepare(replace(cfg, pairs=30), 8)
+
+
+def test_the_pairs_file_of_a_set_beneath_another_folder(faces, tmp_path):
+    cfg = config(faces)
+    above = evaluate(replace(cfg, path=str(tmp_path)), noisy)
+    assert above.metrics == evaluate(cfg, noisy).metrics
 
 
 @pytest.mark.parametrize(

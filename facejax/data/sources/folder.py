@@ -21,7 +21,7 @@ from facejax.data import labels as tables
 from facejax.data.decode import encode_jpeg, region_map
 from facejax.data.files import Files, open_files
 from facejax.data.records import BadRecord, Field, Record
-from facejax.errors import UserError
+from facejax.errors import UserError, nearest
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2")
 
@@ -37,6 +37,8 @@ class Config:
         labels: CSV files with identity, expression, age and attributes.
         identity: where identity comes from: the name of the image's folder, a column of `labels`.
         identity_column: that column.
+        classes: further columns of `labels` that hold names of classes ("gender", "race"); each is
+            a field of its own name.
         regions: template of the region maps.
         region_labels: the scheme that their numbers follow.
         landmarks: CSV file with file, x0, y0, x1, y1, ... in pixels.
@@ -49,6 +51,7 @@ class Config:
     labels: str | tuple[str, ...] = ()
     identity: Literal["parent", "column", "none"] = "none"
     identity_column: str = "identity"
+    classes: tuple[str, ...] = ()
     regions: str | None = None
     region_labels: Literal["lapa", "celebamask"] = "lapa"
     landmarks: str | None = None
@@ -187,30 +190,35 @@ def _parents(path: str, names: Sequence[str]):
 def _labels(cfg: Config, names: Sequence[str]) -> dict:
     """Field and per-record values by field name, of all label files together."""
     paths = (cfg.labels,) if isinstance(cfg.labels, str) else cfg.labels
-    found, blocks, titles, usable = {}, [], [], False
+    found, blocks, titles, columns = {}, [], [], set()
     for path in paths:
         table = tables.read_table(path)
+        columns |= {*table.columns}
         rows = tables.match(table, names, cfg.missing)
-        labelled = {"expression": "expression"}
+        labelled = {title: title for title in ("expression", *cfg.classes)}
         if cfg.identity == "column":
             labelled["identity"] = cfg.identity_column
         for field, title in labelled.items():
             if title in table.columns:
                 numbers, classes = tables.classes(tables.column(table, rows, title))
                 found[field] = Field((), "int32", len(classes), classes), numbers
-        if "age" in table.columns:
+        if "age" in table.columns and "age" not in cfg.classes:
             found["age"] = Field((), "float32"), tables.numbers(table, rows, ["age"])[:, 0]
-        skip = (cfg.identity_column, "identity", "expression", "age", *titles)
+        skip = (cfg.identity_column, "identity", "expression", "age", *cfg.classes, *titles)
         attributes = tables.attributes(table, skip)
         blocks.append(tables.attribute_values(table, rows, attributes))
         titles += attributes
     if titles:
         values = np.concatenate(blocks, axis=1)
         found["attributes"] = Field((len(titles),), "int8", names=tuple(titles)), values
+    where = paths[0] if paths else "labels"
     if cfg.identity == "column" and "identity" not in found:
         what = f"has no column '{cfg.identity_column}' for identity='column'"
-        raise UserError(paths[0] if paths else "labels", what, "set labels and identity_column")
-    if paths and not found and not usable:
+        raise UserError(where, what, "set labels and identity_column")
+    for title in cfg.classes:
+        if title not in found:
+            raise UserError(where, f"has no column '{title}'", nearest(title, columns))
+    if paths and not found:
         what = "holds no identity, expression, age or -1/1 attribute"
         raise UserError(paths[0], what, "correct it or leave it out of labels")
     return found

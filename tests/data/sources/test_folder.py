@@ -85,6 +85,21 @@ def test_several_label_files_are_merged(cfg, tmp_path):
     assert (record["identity"], record["expression"]) == (0, 1)
 
 
+def test_columns_of_classes_are_fields_of_their_own(cfg, tmp_path):
+    rows = "".join(f"{i}.jpg,{'fm'[i % 2]},{i // 3}0s,1\n" for i in range(6))
+    (tmp_path / "more.csv").write_text("file,gender,age,Young\n" + rows)
+    source = changed(cfg, labels=(str(tmp_path / "more.csv"),), identity="none",
+                     classes=("gender", "age"))  # fmt: skip
+    assert source.fields["gender"].names == ("f", "m")
+    assert source.fields["age"].names == ("00s", "10s")
+    assert source.fields["attributes"].names == ("Young",)
+    record = source.read([3])[0]
+    assert (record["gender"], record["age"]) == (1, 1)
+    with pytest.raises(UserError, match="has no column 'gendre'; did you mean 'gender'"):
+        changed(cfg, labels=str(tmp_path / "more.csv"), identity="none",
+                classes=("gendre", "age"))  # fmt: skip
+
+
 def test_unlabelled_images_lack_the_fields(cfg, tmp_path):
     (tmp_path / "part.csv").write_text("file,identity,age,Smiling\n0.jpg,ann,,1\n")
     source = changed(cfg, labels=str(tmp_path / "part.csv"), missing="unknown")
