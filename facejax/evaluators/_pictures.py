@@ -46,16 +46,16 @@ class Pictures:
             self.source, size=size, batch=batch, crop=self.crop, records=rows
         )
 
-    def classes(self, field: str) -> Field:
-        """The field whose values are class numbers.
+    def classes(self, field: str, where: str) -> Field:
+        """The field `field`, whose values are class numbers.
 
         Raises:
-            UserError: the source has no such field.
+            UserError: the source has no such field; `where` is the key that asked for it.
         """
         fields = {name: f for name, f in self.source.fields.items() if f.classes}
         if field not in fields:
             what = f"no classes called '{field}' in {self.where}"
-            raise UserError("field", what, nearest(field, fields))
+            raise UserError(where, what, nearest(field, fields))
         return fields[field]
 
     def values(self, *fields: str) -> tuple[np.ndarray, ...]:

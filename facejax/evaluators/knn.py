@@ -34,10 +34,11 @@ class Config:
 
     Attributes:
         path: folder or zip of the pictures.
-        labels: beside `path`, label files (`facejax/data/labels.py`) with a column `field`; without
-            them the class is the name of a picture's folder.
+        labels: beside `path`, its label files (`facejax/data/labels.py`); without them the class is
+            the name of a picture's folder.
+        column: the class, a column of `labels` or a field of `source`; pictures without a value are
+            left out.
         source: the pictures instead of `path`, like an entry of `config.data.sources`.
-        field: the class, a field of class numbers; pictures without one are left out.
         split: "leave-one-out" or "hash".
         test_share: share of each class that "hash" holds out.
         k: numbers of neighbours, each a metric.
@@ -50,8 +51,8 @@ class Config:
 
     path: str = ""
     labels: str | tuple[str, ...] = ()
+    column: str = "identity"
     source: Mapping[str, Any] | None = None
-    field: str = "identity"
     split: Literal["leave-one-out", "hash"] = "leave-one-out"
     test_share: float = 0.2
     k: tuple[int, ...] = (20,)
@@ -105,8 +106,8 @@ def prepare(cfg: Config, size: int) -> Data:
     _options.shares("crop", cfg.crop)
     _options.shares("test_share", cfg.test_share)
     pictures = open_pictures(cfg.path, cfg.source, cfg.crop, **_folder(cfg))
-    field = pictures.classes(cfg.field)
-    numbers, readable = pictures.values(cfg.field)
+    field = pictures.classes(cfg.column, "column")
+    numbers, readable = pictures.values(cfg.column)
     counts = np.bincount(numbers[numbers >= 0], minlength=field.classes)
     rows = np.flatnonzero((numbers >= 0) & (counts[numbers] > 1))
     if not rows.size:
@@ -195,7 +196,7 @@ def _folder(cfg: Config) -> dict[str, Any]:
     """The keys of the folder source that `path` and `labels` are short for."""
     if not cfg.labels:
         return {"identity": "parent"}
-    named = {"identity": "column"} if cfg.field == "identity" else {"classes": (cfg.field,)}
+    named = {"identity": "column"} if cfg.column == "identity" else {"classes": (cfg.column,)}
     return {"labels": cfg.labels, "missing": "unknown", **named}
 
 

@@ -21,7 +21,7 @@ import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from PIL import Image
@@ -45,10 +45,11 @@ class Config:
     Attributes:
         path: folder or zip of the pictures.
         labels: beside `path`, its label files; see `facejax/data/labels.py`.
-        identity: beside `path`, who is on a picture: "parent" (the name of its folder), "column"
-            (`identity` of the label files), or "none" (every picture another person).
+        column: the class, a column of `labels` or a field of `source`; "" probes all attributes.
+        identity: beside `path`, who is on a picture: "parent" (the name of its folder), a column of
+            `labels`, another label file with a column `identity`, or "none" (every picture another
+            person).
         source: the pictures instead of `path`, like an entry of `config.data.sources`.
-        field: what is probed: "attributes", or a field (a column of `labels`) of classes.
         l2: strengths to choose from.
         crop: share of the centred square of each picture that is kept.
         flip: "sum" or "concat" also embeds the mirror image; see `_embed.embed_pictures`.
@@ -58,9 +59,9 @@ class Config:
 
     path: str = ""
     labels: str | tuple[str, ...] = ()
-    identity: Literal["parent", "column", "none"] = "parent"
+    column: str = ""
+    identity: str = "parent"
     source: Mapping[str, Any] | None = None
-    field: str = "attributes"
     l2: tuple[float, ...] = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
     crop: float = 1.0
     flip: Flip = "none"
@@ -90,7 +91,6 @@ class Data:
         rows: i64[N], those with a label.
         targets: names of the columns, A of them.
         classes: how many classes each column has.
-        exclusive: one column of classes; otherwise attributes.
         labels: i64[N, A], class numbers; -1 where unknown.
         people: str[N].
         part: i64[N]: TRAIN, VALIDATION or TEST.
@@ -103,7 +103,6 @@ class Data:
     rows: np.ndarray
     targets: tuple[str, ...]
     classes: int
-    exclusive: bool
     labels: np.ndarray
     people: np.ndarray
     part: np.ndarray
@@ -122,10 +121,9 @@ def prepare(cfg: Config, size: int) -> Data:
     _options.shares("crop", cfg.crop)
     if not cfg.l2 or min(cfg.l2) <= 0:
         raise UserError("l2", f"{cfg.l2} holds no strengths", "give positive numbers")
-    if cfg.field == "identity":
+    if cfg.column == "identity":
         what = "people are dealt to the parts as a whole, so the test part has none that it knows"
-        raise UserError("field", what, "use the evaluator knn")
-    exclusive = cfg.field != "attributes"
+        raise UserError("column", what, "use the evaluator knn")
     pictures = open_pictures(cfg.path, cfg.source, cfg.crop, **_folder(cfg))
     targets, classes, labels, people, readable = _columns(cfg, pictures)
     rows = np.flatnonzero((labels >= 0).any(axis=1))
@@ -135,7 +133,7 @@ def prepare(cfg: Config, size: int) -> Data:
         what = f"{len(set(people.tolist()))} labelled people don't fill three parts"
         raise UserError(pictures.where, what, "label pictures of more people")
     told = _several(labels[part == TRAIN])
-    if not exclusive:
+    if not cfg.column:
         told &= _several(labels[part == TEST])
     if not told.any():
         raise UserError(pictures.where, "nothing varies in its parts", "label more pictures")
@@ -145,7 +143,6 @@ def prepare(cfg: Config, size: int) -> Data:
         rows=rows,
         targets=tuple(t for t, keep in zip(targets, told) if keep),
         classes=classes,
-        exclusive=exclusive,
         labels=labels[:, told],
         people=people,
         part=part,
@@ -174,7 +171,7 @@ def run(cfg: Config, data: Data, embed: Embed) -> Result:
         )
     x, labels = raw.astype(np.float64), data.labels
     train, validation, shown = ((x[r], labels[r]) for r in rows)
-    probe = _probe.fit_probe(train, validation, data.classes, data.exclusive, cfg.l2)
+    probe = _probe.fit_probe(train, validation, data.classes, bool(cfg.column), cfg.l2)
     test = np.flatnonzero(data.part == TEST)
     valid = usable[test]
     correct, balanced = np.zeros((2, len(test), labels.shape[1]), bool)
@@ -187,7 +184,7 @@ def run(cfg: Config, data: Data, embed: Embed) -> Result:
         "correct": correct,
         "balanced": balanced,
     }
-    name = "accuracy" if data.exclusive else "mean_accuracy"
+    name = "accuracy" if cfg.column else "mean_accuracy"
     metrics = {
         **_scores(cfg, name, _rows(items, valid)),
         f"{name}@majority": _majority(train[1], shown[1], data.classes),
@@ -196,7 +193,7 @@ def run(cfg: Config, data: Data, embed: Embed) -> Result:
         "failed": float(np.sum(~usable) + data.unread),
         **{f"skipped/{target}": 1.0 for target in data.skipped},
     }
-    if not data.exclusive:
+    if not cfg.column:
         each = np.nanmean(_probe.recalls(shown[1], balanced[valid])[0], axis=1)
         metrics |= {f"balanced_accuracy/{t}": float(v) for t, v in zip(data.targets, each)}
     drawn = map_rows(data.people, usable)
@@ -263,29 +260,35 @@ def _majority(train: np.ndarray, test: np.ndarray, classes: int) -> float:
 
 def _folder(cfg: Config) -> dict[str, Any]:
     """The keys of the folder source that `path`, `labels` and `identity` are short for."""
-    classes = () if cfg.field == "attributes" else (cfg.field,)
-    identity = {"identity": cfg.identity, "missing": "unknown"}
-    return {"labels": cfg.labels, "classes": classes, **identity}
+    files = (cfg.labels,) if isinstance(cfg.labels, str) else cfg.labels
+    if cfg.identity in ("parent", "none"):
+        who = {"identity": cfg.identity}
+    elif Path(cfg.identity).is_file():
+        files, who = (*files, cfg.identity), {"identity": "column"}
+    else:
+        who = {"identity": "column", "identity_column": cfg.identity}
+    classes = (cfg.column,) if cfg.column else ()
+    return {"labels": tuple(filter(None, files)), "classes": classes, "missing": "unknown", **who}
 
 
 def _columns(cfg: Config, pictures: Pictures) -> tuple:
     """Names and number of classes of the targets, i64[N, A], people str[N] and bool[N] readable."""
     known = pictures.source.fields
-    if cfg.field != "attributes":
-        targets, classes = (cfg.field,), pictures.classes(cfg.field).classes
+    if cfg.column:
+        targets, classes = (cfg.column,), pictures.classes(cfg.column, "column").classes
     elif "attributes" in known:
         targets, classes = known["attributes"].names, 2
         targets = targets or tuple(map(str, range(*known["attributes"].shape)))
     else:
-        remedy = "give label files, or another 'field'"
-        raise UserError("field", f"no attributes in {pictures.where}", remedy)
-    people = np.array(pictures.names())
+        remedy = "give label files with attributes, or a 'column' of classes"
+        raise UserError(pictures.where, "no attributes", remedy)
+    field, people = cfg.column or "attributes", np.array(pictures.names())
     if "identity" in known:
-        labels, numbers, readable = pictures.values(cfg.field, "identity")
+        labels, numbers, readable = pictures.values(field, "identity")
         people = np.where(numbers >= 0, labels_of(known["identity"], numbers), people)
     else:
-        labels, readable = pictures.values(cfg.field)
-    if cfg.field == "attributes":
+        labels, readable = pictures.values(field)
+    if not cfg.column:
         labels = np.where(labels == 0, -1, (labels + 1) // 2)
     return targets, classes, labels.reshape(len(people), -1), people, readable
 

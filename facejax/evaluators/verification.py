@@ -138,7 +138,7 @@ def prepare(cfg: Config, size: int) -> Data:
 
 def _draw(cfg: Config, pictures: Pictures) -> tuple:
     """People str[P, 2], picture rows i64[P, 2], same bool[P] and folds i64[P] of drawn pairs."""
-    field = pictures.classes("identity")
+    field = pictures.classes("identity", "pairs")
     numbers, _ = pictures.values("identity")
     wanted = None if cfg.pairs == "auto" else cfg.pairs
     pairs, same, fold = draw_pairs(pictures.names(), numbers, wanted, cfg.seed)

@@ -59,11 +59,11 @@ def test_columns_are_read_with_what_is_unknown(tmp_path):
 def test_classes_without_names_are_called_by_their_number():
     pictures = open_pictures("", SYNTHETIC, 1.0)
     numbers, _ = pictures.values("identity")
-    assert labels_of(pictures.classes("identity"), numbers).tolist() == list("0120120120")
-    with pytest.raises(UserError, match="did you mean 'identity'"):
-        pictures.classes("identities")
+    assert labels_of(pictures.classes("identity", "key"), numbers).tolist() == list("0120120120")
+    with pytest.raises(UserError, match=r"key: .*did you mean 'identity'"):
+        pictures.classes("identities", "key")
     with pytest.raises(UserError, match="no classes called 'age'"):
-        pictures.classes("age")
+        pictures.classes("age", "key")
 
 
 def test_names_are_found_beneath_a_folder_but_never_in_another():

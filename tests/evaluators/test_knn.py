@@ -64,13 +64,13 @@ def test_classes_from_a_label_file(cfg, faces, tmp_path):
     rows = [f"{faces.name(p, i)},{p % 2}" for p in range(4) for i in range(1, 11)]
     rows += [f"{faces.name(9, 1)},", f"{faces.name(9, 2)},alone"]
     (tmp_path / "labels.csv").write_text("\n".join(["file,group", *rows]))
-    cfg = replace(cfg, labels=str(tmp_path / "labels.csv"), field="group", k=(5,))
+    cfg = replace(cfg, labels=str(tmp_path / "labels.csv"), column="group", k=(5,))
     data = knn.prepare(cfg, 8)
     assert data.classes == ("0", "1")
     assert len(data.rows) == 40
     assert knn.run(cfg, data, perfect).metrics["knn@5"] == 1
     with pytest.raises(UserError, match="did you mean 'group'"):
-        knn.prepare(replace(cfg, field="groop"), 8)
+        knn.prepare(replace(cfg, column="groop"), 8)
 
 
 def test_failed_pictures_are_counted_and_neither_ask_nor_vote(cfg, faces):
@@ -99,7 +99,7 @@ def test_classes_of_a_source():
     cfg = knn.Config(source=source, k=(1,), bootstrap=0)
     data = knn.prepare(cfg, 16)
     assert (len(data.classes), len(data.rows)) == (10, 40)
-    moods = knn.prepare(replace(cfg, field="expression"), 16)
+    moods = knn.prepare(replace(cfg, column="expression"), 16)
     field = moods.pictures.source.fields["expression"]
     records = moods.pictures.source.read(moods.rows.tolist())
     named = [moods.classes[label] for label in moods.labels]

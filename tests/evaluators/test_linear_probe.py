@@ -153,7 +153,7 @@ def test_classes_by_softmax(set_up, tmp_path):
     def kinds(rows):
         return [["file", "kind"], *([r[0], kind(r[0])] for r in rows[1:])]
 
-    cfg = replace(rewritten(set_up[1], tmp_path, kinds), field="kind")
+    cfg = replace(rewritten(set_up[1], tmp_path, kinds), column="kind")
     result = evaluate(cfg, factors)
     label, balanced = result.items["label"][:, 0], result.items["balanced"][:, 0]
     assert result.metrics["accuracy"] > result.metrics["accuracy@majority"] + 0.1
@@ -162,23 +162,33 @@ def test_classes_by_softmax(set_up, tmp_path):
     assert result.metrics["balanced_accuracy"] == pytest.approx(np.mean(recall))
     assert set(linear_probe.difference(result, result, n=5)) == {"accuracy", "balanced_accuracy"}
     with pytest.raises(UserError, match="did you mean 'kind'"):
-        linear_probe.prepare(replace(cfg, field="kinds"), 8)
+        linear_probe.prepare(replace(cfg, column="kinds"), 8)
 
 
-def test_people_from_a_label_file_or_nobody(set_up, tmp_path):
+def test_people_from_a_column_a_file_or_nobody(set_up, tmp_path):
     cfg = set_up[1]
     by_folder = linear_probe.prepare(cfg, 8)
+
+    def with_person(rows):
+        return [[*rows[0], "who"], *([*r, r[0][: r[0].index("/")]] for r in rows[1:])]
+
+    by_column = linear_probe.prepare(
+        replace(rewritten(cfg, tmp_path, with_person), identity="who"), 8
+    )
     lines = [f"{n},{p}" for n, p in zip(names_of(by_folder), by_folder.people)]
     (tmp_path / "people.csv").write_text("\n".join(["file,identity", *lines]))
-    two = replace(cfg, labels=(cfg.labels, str(tmp_path / "people.csv")), identity="column")
+    two = replace(cfg, identity=str(tmp_path / "people.csv"))
     by_file = linear_probe.prepare(two, 8)
-    assert by_file.targets == by_folder.targets
-    np.testing.assert_array_equal(by_file.part, by_folder.part)
+    for data in (by_column, by_file):
+        assert data.targets == by_folder.targets
+        np.testing.assert_array_equal(data.part, by_folder.part)
     assert len(set(linear_probe.prepare(replace(cfg, identity="none"), 8).people)) == PEOPLE * EACH
     (tmp_path / "people.csv").write_text("\n".join(["file,identity", *lines[:-2]]))
     without = linear_probe.prepare(two, 8)
     assert without.people[:-2].tolist() == by_file.people[:-2].tolist()
     assert without.people[-2:].tolist() == names_of(without)[-2:]  # each a person of its own
+    with pytest.raises(UserError, match=r"no column 'nowhere\.csv'"):
+        linear_probe.prepare(replace(cfg, identity="nowhere.csv"), 8)
 
 
 def test_a_source_brings_its_own_labels():
@@ -192,11 +202,11 @@ def test_a_source_brings_its_own_labels():
     np.testing.assert_array_equal(2 * data.labels - 1, expected)
     assert {*data.targets, *data.skipped} == {*names}
     assert data.people.tolist() == [str(r["identity"]) for r in records]
-    classes = linear_probe.prepare(replace(cfg, field="expression"), 16)
+    classes = linear_probe.prepare(replace(cfg, column="expression"), 16)
     np.testing.assert_array_equal(classes.labels[:, 0], [r["expression"] for r in records])
-    for field, told in (("expresion", "did you mean 'expression'"), ("identity", "knn")):
+    for column, told in (("expresion", "did you mean 'expression'"), ("identity", "knn")):
         with pytest.raises(UserError, match=told):
-            linear_probe.prepare(replace(cfg, field=field), 16)
+            linear_probe.prepare(replace(cfg, column=column), 16)
 
 
 def test_failed_pictures_are_counted_in_every_part(set_up):
@@ -223,7 +233,7 @@ def test_errors(set_up, tmp_path):
     cfg = set_up[1]
     with pytest.raises(UserError, match="2 labelled people don't fill three parts"):
         linear_probe.prepare(rewritten(cfg, tmp_path, lambda rows: rows[:5]), 8)
-    with pytest.raises(UserError, match="no attributes in"):
+    with pytest.raises(UserError, match="images: no attributes"):
         linear_probe.prepare(replace(cfg, labels=()), 8)
     for options in (
         {"l2": ()},
