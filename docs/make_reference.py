@@ -66,7 +66,7 @@ def described(cls: type) -> dict[str, str]:
     texts: dict[str, str] = {}
     names: list[str] = []
     for line in section.splitlines():
-        head = re.match(r"    ([\w, ]+): (.*)", line)
+        head = re.match(r" {4}(\w[\w, ]*): (.*)", line)
         if head:
             names = head[1].split(", ")
             texts |= dict.fromkeys(names, head[2])
