@@ -52,8 +52,8 @@ def get_config(folder: str = "../shared/data") -> ConfigDict:
         {
             "type": "linear_probe",
             "path": f"{folder}/celeba_dev.zip",
-            "labels": tuple(f"{folder}/celeba_dev_{kind}.csv" for kind in ("attr", "identity")),
-            "identity": "column",
+            "labels": f"{folder}/celeba_dev_attr.csv",
+            "identity": f"{folder}/celeba_dev_identity.csv",
         }
     )
     return config
