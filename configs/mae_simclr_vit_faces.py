@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 def get_config(folder: str = "../shared/data") -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
-    config.epochs = 20.0
+    config.epochs = 12.0
     config.global_batch = 256
     config.log_every = 10
 
