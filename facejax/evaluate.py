@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from facejax import checkpoint, cli, config, model
 from facejax.contracts import Draw, TowerSpec
@@ -127,7 +127,8 @@ def evaluate(
 
 def table(numbers: Mapping[str, float]) -> Table:
     """The headline metrics, one row each, beside their baselines."""
-    out = Table("metric", "encoder", "random", "pixels", "difference to random (95 %)")
+    name_column = Column("metric", overflow="fold")  # a shortened name could be another metric's
+    out = Table(name_column, "encoder", "random", "pixels", "difference to random (95 %)")
     for name, value in numbers.items():
         if "@random" in name or "@pixels" in name or name.endswith(("_low", "_high")):
             continue
