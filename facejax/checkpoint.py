@@ -172,15 +172,17 @@ def find(workdir: Path, step: int | None) -> int:
 def digest(workdir: Path, step: int) -> dict[str, str]:
     """SHA-256 per item of a checkpoint."""
     items = Checkpoints(workdir).read(step)
-    out = {}
-    for name in ITEMS:
-        h = hashlib.sha256()
-        for path, leaf in sorted(flatten(items[name]).items()):
-            array = np.ascontiguousarray(leaf)
-            h.update(f"{path} {array.dtype.str} {array.shape}\n".encode())
-            h.update(array.tobytes())
-        out[name] = h.hexdigest()
-    return out
+    return {name: digest_of(items[name]) for name in ITEMS}
+
+
+def digest_of(tree: Any) -> str:
+    """SHA-256 of the path, type, shape and bytes of every array of a nested dict."""
+    h = hashlib.sha256()
+    for path, leaf in sorted(flatten(tree).items()):
+        array = np.ascontiguousarray(leaf)
+        h.update(f"{path} {array.dtype.str} {array.shape}\n".encode())
+        h.update(array.tobytes())
+    return h.hexdigest()
 
 
 def run(argv: list[str]) -> int:

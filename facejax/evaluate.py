@@ -18,10 +18,11 @@ from typing import Any
 import jax
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from facejax import checkpoint, cli, config, model
 from facejax.contracts import Draw, TowerSpec
+from facejax.data.spec import keys_of
 from facejax.errors import UserError
 from facejax.evaluators import Embed, Result
 from facejax.evaluators._baselines import pixels
@@ -47,12 +48,21 @@ class Evaluation:
     baselines: dict[str, Result]
 
 
-def prepare(run: config.Run) -> list[Evaluation]:
-    """Reads and checks the files of all evaluators, before anything is compiled."""
-    size = run.data.size
-    return [
-        Evaluation(label, e, e.module.prepare(e.config, size), {}) for label, e in run.evals.items()
-    ]
+def prepare(evals: Mapping[str, config.Eval], size: int) -> list[Evaluation]:
+    """Reads and checks the files of all evaluators, before anything is compiled.
+
+    Args:
+        evals: by label.
+        size: side in pixels of the images that the encoder takes.
+
+    Raises:
+        UserError: whatever an evaluator refuses; its keys are named in full.
+    """
+    found = []
+    for label, entry in evals.items():
+        with keys_of(entry.config, f"config.eval.{label}"):
+            found.append(Evaluation(label, entry, entry.module.prepare(entry.config, size), {}))
+    return found
 
 
 def random_encoder(trained: model.Model) -> model.Model:
@@ -77,8 +87,8 @@ def measure(evaluation: Evaluation, trained: model.Model) -> tuple[Result, dict[
     }
     for name, make in embeds.items():
         if name not in e.baselines:
-            e.baselines[name] = e.entry.module.run(e.entry.config, e.data, make())
-    result = e.entry.module.run(e.entry.config, e.data, trained.embed)
+            e.baselines[name] = _run(e, make())
+    result = _run(e, trained.embed)
     numbers = dict(result.metrics)
     for name, baseline in e.baselines.items():
         numbers |= {f"{metric}@{name}": v for metric, v in baseline.metrics.items()}
@@ -88,6 +98,11 @@ def measure(evaluation: Evaluation, trained: model.Model) -> tuple[Result, dict[
             numbers[f"{metric}@{name}_diff_low"] = low
             numbers[f"{metric}@{name}_diff_high"] = high
     return result, numbers
+
+
+def _run(e: Evaluation, embed: Embed) -> Result:
+    with keys_of(e.entry.config, f"config.eval.{e.label}"):
+        return e.entry.module.run(e.entry.config, e.data, embed)
 
 
 def evaluate(
@@ -112,7 +127,8 @@ def evaluate(
 
 def table(numbers: Mapping[str, float]) -> Table:
     """The headline metrics, one row each, beside their baselines."""
-    out = Table("metric", "encoder", "random", "pixels", "difference to random (95 %)")
+    name_column = Column("metric", overflow="fold")  # a shortened name could be another metric's
+    out = Table(name_column, "encoder", "random", "pixels", "difference to random (95 %)")
     for name, value in numbers.items():
         if "@random" in name or "@pixels" in name or name.endswith(("_low", "_high")):
             continue
@@ -149,7 +165,7 @@ def run(argv: list[str]) -> int:
         return _evaluate_export(args, overrides)
     stored = model.read_config(args.workdir)["config"]
     resolved = config.resolve(_with_evals(stored, overrides))
-    evaluations = prepare(resolved)
+    evaluations = prepare(resolved.evals, resolved.data.size)
     _need(evaluations)
     writer = Writer(args.workdir, None)
     done: set[int] = set()
@@ -194,10 +210,7 @@ def _evaluate_export(args, overrides: Mapping[str, str]) -> int:
         "eval",
     )
     entries = config.resolve_evals(evals)
-    size = trained.preprocess["size"]
-    evaluations = [
-        Evaluation(label, e, e.module.prepare(e.config, size), {}) for label, e in entries.items()
-    ]
+    evaluations = prepare(entries, trained.preprocess["size"])
     _need(evaluations)
     numbers = {}
     for e in evaluations:
@@ -215,7 +228,9 @@ def show(numbers: Mapping[str, float]) -> None:
 def _publish(numbers: Mapping[str, float], step: int, out: Path | None) -> None:
     show(numbers)
     if out is not None:
-        out.write_text(json.dumps({"step": step, **numbers}, indent=2) + "\n")
+        known = {name: v if math.isfinite(v) else None for name, v in numbers.items()}
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps({"step": step, **known}, indent=2, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

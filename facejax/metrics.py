@@ -58,7 +58,7 @@ def read_jsonl(path: Path) -> Iterator[dict]:
 
 
 @contextmanager
-def _replacing(path: Path):
+def replacing(path: Path):
     """Opens a file that takes the place of `path` once it is written in full."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -71,7 +71,7 @@ def _replacing(path: Path):
 
 def _cut(path: Path, step: int) -> None:
     if path.exists():
-        with _replacing(path) as out:
+        with replacing(path) as out:
             out.writelines(line for line, row in _lines(path) if row["step"] <= step)
 
 
@@ -183,7 +183,7 @@ def save_eval(workdir: Path, label: str, step: int, suffix: str, result: Result)
         arrays["labels"] = _plain(result.labels)
     tail = f"-{suffix}" if suffix else ""
     path = Path(workdir) / "artifacts" / f"eval-{label}-{step}{tail}.npz"
-    with _replacing(path) as out:
+    with replacing(path) as out:
         np.savez_compressed(out, index=np.array(json.dumps(index, default=float)), **arrays)
     return path
 
@@ -222,7 +222,7 @@ def save_preview(
     if images.shape[1] != len(columns):
         raise ValueError(f"{images.shape[1]} columns but {len(columns)} names")
     path = Path(workdir) / "artifacts" / f"preview-{label}-{step}.npz"
-    with _replacing(path) as out:
+    with replacing(path) as out:
         np.savez_compressed(out, images=images, columns=np.array(list(columns)))
     return path
 

@@ -58,7 +58,7 @@ def prepare(run: Run, workdir: Path) -> Session:
         steps = max(1, round(run.epochs * len(mixture) / run.global_batch))
         run = dataclasses.replace(run, steps=steps, epochs=None)
     _check_resumable(run, workdir)
-    evaluations = evaluate.prepare(run)
+    evaluations = evaluate.prepare(run.evals, run.data.size)
     devices = mesh.make(run.mesh)
     config.check_devices(run, devices.size)
     spec = spec_of(run, mixture)

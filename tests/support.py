@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -77,6 +78,22 @@ def steps(
         current, metrics = step(current, batch, frozen_params or {})
         history.append(jax.device_get(metrics))
     return current, history
+
+
+def trained_run(workdir: Path, **keys: Any) -> Path:
+    """A finished run of two steps on the synthetic source, with a checkpoint of each."""
+    from facejax.session import prepare
+    from facejax.train import train
+
+    source = {"name": "synthetic", "n": 16, "identities": CLASSES, "size": SIZE}
+    run = {
+        "steps": 2,
+        "checkpoint": {"every_steps": 1},
+        "report": False,
+        "data": {"size": SIZE, "sources": (source,)},
+    }
+    assert train(prepare(resolve({"centres": {}}, **{**run, **keys}), workdir)) == 0
+    return workdir
 
 
 def leaves(tree: Any) -> dict[str, np.ndarray]:

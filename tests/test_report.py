@@ -12,8 +12,7 @@ from facejax.errors import UserError
 from facejax.evaluators import Result
 from facejax.metrics import Writer, save_eval, save_preview
 from facejax.report import run, write_report
-from facejax.reporting import maps, plots
-from facejax.reporting.rundir import flatten, read_runs, split_metric
+from facejax.reporting.rundir import read_runs
 
 CONFIG = {
     "seed": 0,
@@ -438,88 +437,3 @@ def test_the_command(one, other, tmp_path, monkeypatch, capsys):
         run([str(one), f"--out={tmp_path}"])
     with pytest.raises(UserError):
         run([str(one), "--no-picture"])
-
-
-def test_runs_of_the_same_name_are_told_apart(tmp_path):
-    for seed in ("seed0", "seed1"):
-        (make_config(tmp_path / seed / "run") / "metrics.jsonl").touch()
-    runs = read_runs([tmp_path / "seed0" / "run", tmp_path / "seed1" / "run"])
-    assert [r.name for r in runs] == ["seed0/run", "seed1/run"]
-
-
-def test_an_evaluation_made_twice_counts_once(tmp_path):
-    path = make_config(tmp_path / "twice")
-    rows = [{"step": 2, "loss": 2.0}, {"step": 1, "loss": 1.0}, {"step": 2, "loss": 3.0}]
-    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (loaded,) = read_runs([path])
-    np.testing.assert_array_equal(loaded.curves["loss"].steps, [1, 2])
-    np.testing.assert_array_equal(loaded.curves["loss"].values, [1.0, 3.0])
-
-
-@pytest.mark.parametrize(
-    ("name", "metric", "variant"),
-    [
-        ("accuracy", "accuracy", ""),
-        ("accuracy@pixels", "accuracy", "pixels"),
-        ("tar@far=1e-3@random", "tar@far=1e-3", "random"),
-        ("knn@20", "knn@20", ""),
-        ("r@1@random_diff", "r@1", "random_diff"),
-        ("r@1@pixels_diff_high", "r@1", "pixels_diff_high"),
-        ("accuracy_low@random", "accuracy_low", "random"),
-    ],
-)
-def test_metric_names_split(name, metric, variant):
-    assert split_metric(name) == (metric, variant)
-
-
-def test_config_is_flattened():
-    assert flatten({"a": {"b": 1}, "c": [{"d": 2}, {"d": 3}], "e": [1, 2]}) == {
-        "a.b": 1,
-        "c.0.d": 2,
-        "c.1.d": 3,
-        "e": [1, 2],
-    }
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "log", "texts"),
-    [
-        (0, 400, False, ["0", "100", "200", "300", "400"]),
-        (0, 20000, False, ["0", "5k", "10k", "15k", "20k"]),
-        (0.5, 1.0, False, ["0.6", "0.8", "1.0"]),
-        (0, 1.5e-4, False, ["0", "0.5", "1.0", "1.5"]),
-        (-1, 1, False, ["−1.0", "−0.5", "0", "0.5", "1.0"]),
-        (1e-4, 1, True, ["10⁻⁴", "10⁻³", "0.01", "0.1", "1"]),
-        (0.6, 7, True, ["1", "2", "5"]),
-    ],
-)
-def test_axes_have_round_numbers(low, high, log, texts):
-    ticks = plots.Axis(low, high, 0, 100, log).ticks()
-    assert [text for _, text in ticks] == texts
-    assert all(low - 1e-12 <= value <= high + 1e-12 for value, _ in ticks)
-
-
-def test_pca_finds_the_plane_of_variance():
-    angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
-    circle = np.stack([np.cos(angle), np.sin(angle), np.zeros(40)], 1)
-    turned = circle @ np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))[0]
-    flat = maps.pca(turned)
-    np.testing.assert_allclose(np.linalg.norm(flat, axis=1), 1.0, atol=1e-12)
-    assert maps.pca(np.ones((3, 1))).shape == (3, 2)
-
-
-def test_tsne_keeps_groups_together_that_pca_overlays():
-    rng = np.random.default_rng(0)
-    labels = np.repeat(np.arange(8), 10)
-    x = 2 * np.eye(8)[labels] + 0.15 * rng.standard_normal((80, 8))
-    y = maps.tsne(x)
-    distance = np.linalg.norm(y[:, None] - y[None], axis=-1)
-    np.fill_diagonal(distance, np.inf)
-    assert (labels[distance.argmin(1)] == labels).mean() > 0.95
-    np.testing.assert_array_equal(y, maps.tsne(x))
-
-
-def test_nearest_agree():
-    x = np.array([[1.0, 0], [1, 0.1], [0, 1], [0.1, 1]])
-    assert maps.nearest_agree(x, np.array([0, 0, 1, 1])) == 1.0
-    assert maps.nearest_agree(x, np.array([0, 1, 0, 1])) == 0.0

@@ -1,0 +1,150 @@
+"""Embeds any source.
+
+    python -m facejax.embed (--workdir=DIR [--step=N] | --export=DIR) \\
+        --source=NAME --path=P --out=DIR [--source.<key>=<value>]
+
+Record i of the source is row i of the shards, put one after the other:
+
+    <out>/embeddings-00000-of-00003.npy     f32[n, D], as the encoder gives them, not normalised
+    <out>/rows-00000-of-00003.csv           label, index, name, norm, rejected
+    <out>/rejected.csv                      what could not be decoded or has no finite embedding
+    <out>/embeddings.json                   what was embedded by which weights; at the end, counts
+
+A rejected record's row is NaN, `rejected` says why. Run again, it keeps the finished shards.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facejax import cli, config, model
+from facejax.checkpoint import digest_of
+from facejax.data import pipeline
+from facejax.data.mixture import Entry, open_source
+from facejax.data.packed import write_json
+from facejax.data.rejected import Rejected
+from facejax.errors import TrainingFailed, UserError
+from facejax.metrics import replacing
+
+SCHEMA_VERSION = 1
+MANIFEST = "embeddings.json"
+
+
+def embed(
+    trained: model.Model, spec: Mapping[str, Any], out: Path, records_per_shard: int = 8192
+) -> dict[str, Any]:
+    """Embeds the source `spec`, a dict like an entry of `config.data.sources`.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        UserError: what the source refuses, or `out` holds other embeddings.
+        OSError: `out` can't be written.
+    """
+    if records_per_shard < 1:
+        raise UserError("--records_per_shard", f"{records_per_shard} records", "give 1 or more")
+    entry = open_source(spec, "--source")
+    total, shards = len(entry.source), -(-len(entry.source) // records_per_shard)
+    plan = {
+        "schema_version": SCHEMA_VERSION,
+        "source": dict(spec),
+        "records": total,
+        "records_per_shard": records_per_shard,
+        "shards": shards,
+        "encoder": trained.encoder_name,
+        "step": trained.meta.get("step"),
+        "weights_sha256": digest_of({"params": trained.params, "stats": trained.stats}),
+        "preprocess": dict(trained.preprocess),
+    }
+    _claim(out, json.loads(json.dumps(plan)))
+    rejections = []
+    for shard in range(shards):
+        stem = f"{shard:05d}-of-{shards:05d}"
+        arrays, rows = out / f"embeddings-{stem}.npy", out / f"rows-{stem}.csv"
+        if not arrays.exists():
+            indices = range(shard * records_per_shard, min((shard + 1) * records_per_shard, total))
+            _write_shard(trained, entry, indices, arrays, rows)
+            print(f"shard {shard + 1}/{shards}: {len(indices)} records")
+        with rows.open(newline="", encoding="utf-8") as file:
+            listed = list(csv.reader(file))[1:]
+        rejections += [(row[0], int(row[1]), row[2], row[4]) for row in listed if row[4]]
+    Rejected.write(out / "rejected.csv", rejections)
+    manifest = {**plan, "embedded": total - len(rejections), "rejected": len(rejections)}
+    write_json(out / MANIFEST, manifest)
+    return manifest
+
+
+def _claim(out: Path, plan: Mapping[str, Any]) -> None:
+    """Makes `out` the place of this plan; refuses one that holds another."""
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / MANIFEST).exists():
+        write_json(out / MANIFEST, plan)
+    before = json.loads((out / MANIFEST).read_text())
+    for key, value in plan.items():
+        if before.get(key) != value:
+            raise UserError(str(out), f"holds embeddings with another {key}", "change --out")
+
+
+def _write_shard(
+    trained: model.Model, entry: Entry, indices: range, arrays: Path, rows: Path
+) -> None:
+    """Writes the rows and then the embeddings, whose file says that the shard is finished."""
+    found, reasons = [], {}
+    for part in pipeline.sequential(
+        entry.source,
+        size=trained.preprocess["size"],
+        batch=min(trained.batch, len(indices)),
+        crop=entry.crop,
+        records=indices,
+    ):
+        values = trained.embed(part.arrays["image"])
+        values[~part.arrays["valid"]] = np.nan
+        found.append(values[part.ids >= 0])
+        reasons |= {index: reason for index, _, reason in part.bad}
+    embeddings = np.concatenate(found)
+    broken = ~np.isfinite(embeddings).all(axis=1)
+    embeddings[broken] = np.nan
+    norms = np.linalg.norm(embeddings.astype(np.float64), axis=1)
+    lines = [("label", "index", "name", "norm", "rejected")]
+    for index, norm, bad in zip(indices, norms, broken):
+        judged = ("", reasons.get(index, "embedding not finite")) if bad else (f"{norm:.9g}", "")
+        lines.append((entry.label, index, entry.source.name(index), *judged))
+    text = io.StringIO()
+    csv.writer(text).writerows(lines)
+    with replacing(rows) as file:
+        file.write(text.getvalue().encode())
+    with replacing(arrays) as file:
+        np.save(file, embeddings)
+
+
+def run(argv: list[str]) -> None:
+    """The command."""
+    parser = cli.Parser(prog="python -m facejax.embed", description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", type=Path, help="of a run")
+    parser.add_argument("--export", type=Path, help="folder of an export, instead of --workdir")
+    parser.add_argument("--step", type=int, help="default: the newest checkpoint")
+    parser.add_argument("--source", required=True, metavar="NAME", help="folder, synthetic, ...")
+    parser.add_argument("--path", help="the source's path")
+    parser.add_argument("--out", required=True, type=Path, help="directory for the embeddings")
+    parser.add_argument("--records_per_shard", type=int, default=8192, help="(default: 8192)")
+    given, free = parser.parse_known(argv, "source")
+    if (given.workdir is None) == (given.export is None):
+        raise UserError("--workdir", "exactly one of --workdir and --export is wanted", "give one")
+    spec = {"name": given.source} | ({} if given.path is None else {"path": given.path})
+    config.override(spec, [f"--source.{key}={text}" for key, text in free.items()], "source")
+    trained = model.load(given.export or given.workdir, given.step)
+    try:
+        manifest = embed(trained, spec, given.out, given.records_per_shard)
+    except OSError as error:
+        raise TrainingFailed(str(given.out), f"storage failed ({error})", "run it again") from error
+    print(f"{given.out}: {manifest['embedded']} embedded, {manifest['rejected']} rejected")
+
+
+if __name__ == "__main__":
+    cli.main(run)
