@@ -167,18 +167,16 @@ class Case:
         own = {k: {n: getattr(f, n) for n in names} for k, f in given.feats.items()}
         return {"params": given.params, "rows": gathered, "feats": own}
 
-    def loss(self, given: Inputs, trained: Any = None) -> Loss:
+    def arguments(self, given: Inputs, trained: Any = None) -> tuple:
+        """What follows the config in a call of `loss`."""
         trained = trained or self.trained(given)
         feats = {k: dataclasses.replace(f, **trained["feats"][k]) for k, f in given.feats.items()}
-        return self.module.loss(
-            self.config,
-            {**trained["params"], **trained["rows"]},
-            given.ema,
-            given.state,
-            feats,
-            given.batch,
-            self.ctx(given.draw, self.rows(given)),
-        )
+        params = {**trained["params"], **trained["rows"]}
+        ctx = self.ctx(given.draw, self.rows(given))
+        return params, given.ema, given.state, feats, given.batch, ctx
+
+    def loss(self, given: Inputs, trained: Any = None) -> Loss:
+        return self.module.loss(self.config, *self.arguments(given, trained))
 
     def value(self, given: Inputs, trained: Any = None) -> jax.Array:
         return sum_terms(self.loss(given, trained))
