@@ -40,9 +40,7 @@ def get_config() -> ConfigDict:
         "size": 48,
     }
     config.eval = ConfigDict()
-    config.eval.faces = ConfigDict(
-        {"type": "verification", "source": unseen, "pairs": 2000}
-    )
+    config.eval.faces = ConfigDict({"type": "verification", "source": unseen, "pairs": 2000})
     config.eval.knn = ConfigDict({"type": "knn", "source": unseen})
     config.eval.attributes = ConfigDict({"type": "linear_probe", "source": unseen})
     return config

@@ -1,19 +1,14 @@
-"""From a config file and command-line overrides to frozen dataclasses; strict, before any device.
+"""From a config to frozen dataclasses; strict, before any device is touched.
 
 A config file defines `get_config(args: str = "") -> ml_collections.ConfigDict`. Legal keys and
 their defaults are the dataclasses below and the `Config` of each plug-in that the file names; an
 unknown key, a wrong type or a value that cannot work is a `UserError` that names the key.
 """
 
-import ast
 import dataclasses
-import importlib.util
-import inspect
 import types
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from ml_collections import ConfigDict
@@ -21,6 +16,7 @@ from ml_collections import ConfigDict
 from facejax import plugins
 from facejax.errors import UserError, nearest
 from facejax.schedule import Schedule
+from facejax.typed import build, coerce
 
 WARMUP_COSINE = Schedule("cosine", warmup=0.05)
 
@@ -208,90 +204,6 @@ TOWERS = ("encoder", "encoder_text")
 _PLAIN = {f.name for f in dataclasses.fields(Run)} - {"towers", "objectives", "evals"}
 _KEYS = {*_PLAIN, *TOWERS, "objective", "eval"}
 
-# ----------------------------------------------------------------------- dicts to dataclasses
-
-
-def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
-    """Makes the dataclass `cls` from a mapping, checking names and types recursively.
-
-    Raises:
-        UserError: an unknown key, a missing one or a value of another type, at `where`.<key>.
-    """
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    hints = typing.get_type_hints(cls)
-    for key in values:
-        if key not in fields:
-            raise UserError(f"{where}.{key}", "unknown key", nearest(key, fields))
-    for name, f in fields.items():
-        no_default = f.default is f.default_factory is dataclasses.MISSING
-        if no_default and name not in values:
-            raise UserError(f"{where}.{name}", "missing", f"set {where}.{name}")
-    return cls(**{k: _coerce(v, hints[k], f"{where}.{k}") for k, v in values.items()})
-
-
-def _coerce(value: Any, hint: Any, where: str) -> Any:
-    if isinstance(value, ConfigDict):
-        value = value.to_dict()
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return _frozen(value)
-    if origin in (typing.Union, types.UnionType):
-        return _coerce_union(value, args, where)
-    if origin is Literal:
-        if value in args:
-            return value
-        legal = [str(a) for a in args]
-        raise UserError(where, f"'{value}' is not a legal value", nearest(str(value), legal))
-    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-        return build(hint, value, where)
-    if origin is tuple and isinstance(value, Sequence) and not isinstance(value, str):
-        inner = args[:1] * len(value) if len(args) == 2 and args[1] is ... else args
-        if len(inner) != len(value):
-            raise UserError(where, f"{len(value)} values", f"give {len(inner)}")
-        return tuple(_coerce(v, a, f"{where}[{i}]") for i, (v, a) in enumerate(zip(value, inner)))
-    if origin in (dict, Mapping, typing.get_origin(Mapping[str, Any])) and isinstance(
-        value, Mapping
-    ):
-        return {str(k): _coerce(v, args[1], f"{where}.{k}") for k, v in value.items()}
-    if hint is type(None) and value is None:
-        return None
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if hint is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    if hint is bool and str(value).lower() in ("true", "false"):
-        return str(value).lower() == "true"
-    plain = isinstance(hint, type) and isinstance(value, hint)
-    if plain and not (hint is int and isinstance(value, bool)):
-        return value
-    wanted = getattr(hint, "__name__", str(hint))
-    raise UserError(where, f"{value!r} is not of type {wanted}", f"give a value of type {wanted}")
-
-
-def _frozen(value: Any) -> Any:
-    """Lists, as JSON gives them, become the tuples that a config file writes."""
-    if isinstance(value, Mapping):
-        return {k: _frozen(v) for k, v in value.items()}
-    return tuple(_frozen(v) for v in value) if isinstance(value, list | tuple) else value
-
-
-def _coerce_union(value: Any, options: Sequence[Any], where: str) -> Any:
-    if value is not None and len(some := [o for o in options if o is not type(None)]) == 1:
-        return _coerce(value, some[0], where)
-    for option in options:
-        if dataclasses.is_dataclass(option) and isinstance(value, Mapping):
-            return build(option, value, where)
-    for option in options:
-        try:
-            return _coerce(value, option, where)
-        except UserError:
-            continue
-    wanted = " or ".join(
-        "None" if o is type(None) else getattr(o, "__name__", str(o)) for o in options
-    )
-    raise UserError(where, f"{value!r} is not of type {wanted}", f"give a value of type {wanted}")
-
-
 # ------------------------------------------------------------------------------- resolution
 
 
@@ -334,7 +246,7 @@ def resolve_evals(section: Mapping[str, Any]) -> dict[str, Eval]:
     for label, entry in _section(section, "config.eval").items():
         where = f"config.eval.{label}"
         entry = dict(_section(entry, where))
-        every = _coerce(entry.pop("every_steps", 0), int, f"{where}.every_steps")
+        every = coerce(entry.pop("every_steps", 0), int, f"{where}.every_steps")
         evals[label] = Eval(**_plugin("eval", label, entry, where), every_steps=every)
     return evals
 
@@ -375,7 +287,7 @@ def _inherit(plugin: Plugin, entry: Mapping[str, Any], **values: Any) -> Any:
 def _objective(run: Run, label: str, entry: Mapping[str, Any]) -> Objective:
     where = f"config.objective.{label}"
     entry = dict(entry)
-    weight = _coerce(entry.pop("weight", 1.0), float | Schedule, f"{where}.weight")
+    weight = coerce(entry.pop("weight", 1.0), float | Schedule, f"{where}.weight")
     modifiers = {}
     for name, options in _section(entry.pop("modifiers", {}), f"{where}.modifiers").items():
         at = f"{where}.modifiers.{name}"
@@ -460,62 +372,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(v) for v in value]
     return value
-
-
-# ------------------------------------------------------------------------------ command line
-
-
-def load_file(spec: str) -> ConfigDict:
-    """Runs `get_config` of a config file.
-
-    Args:
-        spec: "FILE" or "FILE:args"; `args` is passed to `get_config` as one string.
-    """
-    path, _, args = spec.partition(":")
-    if not Path(path).is_file():
-        raise UserError(
-            path, "no such config file", "give --config=FILE, such as configs/quickstart.py"
-        )
-    module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise UserError(path, "defines no get_config()", "add one that returns a ConfigDict")
-    if args and not inspect.signature(module.get_config).parameters:
-        raise UserError(spec, "get_config() of this file takes no arguments", f"give {path} alone")
-    return module.get_config(args) if args else module.get_config()
-
-
-def override(values: dict[str, Any], assignments: Sequence[str], prefix: str) -> dict[str, Any]:
-    """Applies `--<prefix>.a.b=value` arguments to a nested dict, adding keys as needed.
-
-    Values are Python literals; what is no literal stays a string. Whether a key is legal is decided
-    by `resolve`.
-    """
-    for assignment in assignments:
-        path, equals, text = assignment.removeprefix(f"--{prefix}.").partition("=")
-        if not equals:
-            raise UserError(assignment, "no value", f"write {assignment}=VALUE")
-        if text.startswith(("(", "[", "{")) and not _is_literal(text):
-            raise UserError(
-                f"{prefix}.{path}",
-                f"{text} is no Python literal",
-                "write dicts as {'key': value}, not dict(key=value)",
-            )
-        node = values
-        *parents, last = path.split(".")
-        for i, parent in enumerate(parents):
-            node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
-                at = ".".join([prefix, *parents[: i + 1]])
-                raise UserError(at, "is a value, not a section", f"set {at} itself")
-        node[last] = ast.literal_eval(text) if _is_literal(text) else text
-    return values
-
-
-def _is_literal(text: str) -> bool:
-    try:
-        ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return False
-    return True

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from facejax import cli, config, model
+from facejax import cli, command_line, model
 from facejax.checkpoint import digest_of
 from facejax.data import pipeline
 from facejax.data.mixture import Entry, open_source
@@ -137,7 +137,7 @@ def run(argv: list[str]) -> None:
     if (given.workdir is None) == (given.export is None):
         raise UserError("--workdir", "exactly one of --workdir and --export is wanted", "give one")
     spec = {"name": given.source} | ({} if given.path is None else {"path": given.path})
-    config.override(spec, [f"--source.{key}={text}" for key, text in free.items()], "source")
+    command_line.override(spec, [f"--source.{key}={text}" for key, text in free.items()], "source")
     trained = model.load(given.export or given.workdir, given.step)
     try:
         manifest = embed(trained, spec, given.out, given.records_per_shard)

@@ -20,13 +20,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
-from facejax import checkpoint, cli, config, model
+from facejax import checkpoint, cli, command_line, config, model
 from facejax.contracts import Draw, TowerSpec
-from facejax.data.spec import keys_of
 from facejax.errors import UserError
 from facejax.evaluators import Embed, Result
 from facejax.evaluators._baselines import pixels
 from facejax.metrics import Writer, is_detail, save_eval
+from facejax.typed import keys_of
 
 POLL_SECONDS = 5.0
 
@@ -190,7 +190,7 @@ def run(argv: list[str]) -> int:
 def _with_evals(stored: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[str, Any]:
     values = json.loads(json.dumps(stored))
     assignments = [f"--eval.{key}={value}" for key, value in overrides.items()]
-    values["eval"] = config.override(dict(values.get("eval") or {}), assignments, "eval")
+    values["eval"] = command_line.override(dict(values.get("eval") or {}), assignments, "eval")
     return values
 
 
@@ -204,7 +204,7 @@ def _need(evaluations: list[Evaluation]) -> None:
 def _evaluate_export(args, overrides: Mapping[str, str]) -> int:
     trained = model.load(args.export)
     run_config = trained.config or {}
-    evals = config.override(
+    evals = command_line.override(
         dict(run_config.get("eval") or {}),
         [f"--eval.{k}={v}" for k, v in overrides.items()],
         "eval",

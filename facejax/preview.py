@@ -30,8 +30,9 @@ def previews(
     mean, std = (np.asarray(program.spec.aug[k], np.float32) for k in ("mean", "std"))
     out = {}
     for label, columns in found.items():
-        images = np.stack([np.asarray(c) for c in columns.values()], axis=1) * std + mean
-        out[label] = (list(columns), np.uint8(np.clip(images, 0, 1) * 255 + 0.5))
+        order = objectives[label].module.PREVIEW  # a dict leaves jit sorted by key
+        images = np.stack([np.asarray(columns[name]) for name in order], axis=1) * std + mean
+        out[label] = (list(order), np.uint8(np.clip(images, 0, 1) * 255 + 0.5))
     return out
 
 

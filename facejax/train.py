@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from facejax import cli, config, evaluate, mesh, model, report, state
+from facejax import cli, command_line, config, evaluate, mesh, model, report, state
 from facejax.contracts import Histogram
 from facejax.data import pipeline
 from facejax.data.rejected import Rejected
@@ -254,9 +254,9 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--config", required=True, help="FILE or FILE:args")
     parser.add_argument("--workdir", required=True, type=Path)
     args, overrides = parser.parse_known(argv, "config")
-    values = config.load_file(args.config).to_dict()
+    values = command_line.load_file(args.config).to_dict()
     assignments = [f"--config.{key}={value}" for key, value in overrides.items()]
-    resolved = config.resolve(config.override(values, assignments, "config"))
+    resolved = config.resolve(command_line.override(values, assignments, "config"))
     args.workdir.mkdir(parents=True, exist_ok=True)
     return train(prepare(resolved, args.workdir))
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 from support import resolve
 
-from facejax import config
+from facejax import command_line, config
 from facejax.config import Rule
 from facejax.encoders import vit
 from facejax.errors import UserError
@@ -78,7 +78,7 @@ def error_of(**keys) -> UserError:
 )
 def test_an_unknown_key_is_named_with_the_nearest_legal_one(key, value, meant):
     keys = {"optimizer": {"lr": 1}, "encoder": {"name": "toy"}}
-    error = error_of(**config.override(keys, [f"--config.{key}={value}"], "config"))
+    error = error_of(**command_line.override(keys, [f"--config.{key}={value}"], "config"))
     assert error.where == f"config.{key}"
     assert error.remedy == f"did you mean '{meant}'?"
 
@@ -268,7 +268,7 @@ def test_resolving_is_the_inverse_of_to_dict(
 
 
 def overridden(*texts: str, values=None) -> dict:
-    return config.override(values if values is not None else {}, texts, "config")
+    return command_line.override(values if values is not None else {}, texts, "config")
 
 
 def test_overrides_are_literals_or_strings():
@@ -315,8 +315,8 @@ def test_a_config_file_and_its_arguments(tmp_path):
         "def get_config(args='plain'):\n"
         "    return ConfigDict({'seen': args})\n"
     )
-    assert config.load_file(str(path)).seen == "plain"
-    assert config.load_file(f"{path}:a,b:c").seen == "a,b:c"
+    assert command_line.load_file(str(path)).seen == "plain"
+    assert command_line.load_file(f"{path}:a,b:c").seen == "a,b:c"
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_a_file_that_is_no_config(tmp_path, text, args, told):
     if text is not None:
         path.write_text(text)
     with pytest.raises(UserError, match=told) as caught:
-        config.load_file(f"{path}{args}")
+        command_line.load_file(f"{path}{args}")
     assert str(path) in caught.value.where
 
 

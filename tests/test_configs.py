@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from facejax import config, state
+from facejax import command_line, config, state
 from facejax.contracts import Spec
 from facejax.step import train_step
 
@@ -60,12 +60,12 @@ def test_docstring_says_how_to_run_it_and_what_came_out(path):
 
 
 def test_resolves_to_values_that_resolve_to_the_same_run(path):
-    run = config.resolve(config.load_file(str(path)))
+    run = config.resolve(command_line.load_file(str(path)))
     assert config.resolve(config.to_dict(run)) == run
 
 
 def test_step_traces(path):
-    run = config.resolve(config.load_file(str(path)))
+    run = config.resolve(command_line.load_file(str(path)))
     spec = Spec(
         steps=run.steps or 1000,
         global_batch=run.global_batch,

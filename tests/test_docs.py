@@ -12,7 +12,7 @@ import pytest
 from support import steps
 
 import facejax.objectives
-from facejax import cli, config
+from facejax import cli, command_line, config
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -45,7 +45,7 @@ def newcomer(tmp_path, monkeypatch):
     for path, text in shown.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
-    yield config.load_file(str(tmp_path / "configs/uniform_vit_synthetic.py")).to_dict()
+    yield command_line.load_file(str(tmp_path / "configs/uniform_vit_synthetic.py")).to_dict()
     sys.modules.pop("facejax.objectives.uniform", None)
 
 
@@ -112,14 +112,14 @@ def test_training_commands_have_legal_keys(page, newcomer, tmp_path):
         given = words[words.index("facejax.train") + 1 :]
         args, overrides = parser.parse_known(given, "config")
         new = tmp_path / args.config
-        values = config.load_file(str(new if new.exists() else ROOT / args.config)).to_dict()
+        values = command_line.load_file(str(new if new.exists() else ROOT / args.config)).to_dict()
         assignments = [f"--config.{key}={value}" for key, value in overrides.items()]
-        config.resolve(config.override(values, assignments, "config"))
+        config.resolve(command_line.override(values, assignments, "config"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_evaluation_commands_have_legal_keys(page):
     for words in commands(page):
         given = [w.removeprefix("--eval.") for w in words if w.startswith("--eval.")]
-        section = config.override({}, [f"--eval.{g}" for g in given], "eval")
+        section = command_line.override({}, [f"--eval.{g}" for g in given], "eval")
         assert len(config.resolve_evals(section)) == len(section)

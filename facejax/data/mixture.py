@@ -8,8 +8,8 @@ from typing import Any
 from facejax import plugins
 from facejax.data import fields
 from facejax.data.records import Field, Source
-from facejax.data.spec import build, keys_of
 from facejax.errors import UserError, nearest
+from facejax.typed import build, keys_of
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from facejax.contracts import Aug, Ctx, Features, Loss, Params, Pass, Spec, Term
 from facejax.ops import masking
 
 SCOPE = "sample"
+PREVIEW = ("input", "seen", "reconstruction")
 
 
 @dataclass(frozen=True)

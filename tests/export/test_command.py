@@ -1,8 +1,7 @@
 """python -m facejax.export, with the run that it restores made up."""
 
 import dataclasses
-import sys
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -10,11 +9,13 @@ import pytest
 from facejax.contracts import TowerSpec
 from facejax.encoders import vit
 from facejax.errors import UserError
+from facejax.export import _run
+from facejax.export.__main__ import run
 
 
 @pytest.fixture
 def command(monkeypatch, preprocess):
-    """The command's `run`, over a `facejax.model` that records what is asked of it."""
+    """The command's `run`, over a `load_run` that records what is asked of it."""
     cfg = dataclasses.replace(vit.Config.tiny(), size=24)
     params = vit.init(cfg, jax.random.key(0), TowerSpec())[0]
     asked = []
@@ -29,12 +30,7 @@ def command(monkeypatch, preprocess):
             meta={"step": step},
         )
 
-    model = ModuleType("facejax.model")
-    model.load_run = load_run
-    monkeypatch.setitem(sys.modules, "facejax.model", model)
-    monkeypatch.delitem(sys.modules, "facejax.export.__main__", raising=False)
-    from facejax.export.__main__ import run
-
+    monkeypatch.setattr(_run.model, "load_run", load_run)
     return SimpleNamespace(run=run, asked=asked)
 
 
