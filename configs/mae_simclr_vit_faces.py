@@ -5,7 +5,8 @@ Command:  python -m facejax.train --config=configs/mae_simclr_vit_faces.py:FOLDE
           lfw128.zip and pairs.txt; default ../shared/data)
 Hardware: 2 CPU cores
 Time:     8 to 9 minutes a seed (16 with other jobs on the machine), evaluation included
-Result:   seeds 0, 1, 2, with the 95 % interval of the paired difference; nothing was tuned on View 2.
+Result:   seeds 0, 1, 2, each with the 95 % interval of its paired differences; nothing was tuned on
+          View 2.
 
           LFW View 2, accuracy (flip summed; random encoder 57.4 %, raw pixels 63.0 %):
               63.1 %   to random +5.7 [+3.4, +7.9]   to pixels +0.1 [-1.9, +2.0]

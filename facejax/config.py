@@ -6,6 +6,7 @@ unknown key, a wrong type or a value that cannot work is a `UserError` that name
 """
 
 import dataclasses
+import re
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -170,7 +171,7 @@ class Run:
         towers: encoders by config key ("encoder", "encoder_text").
         objectives: by label.
         artifacts: paths of extra files by name.
-        profile: steps "a:b" of which a trace is written, or "".
+        profile: steps "a:b" of which a trace is written to profile/ in the workdir, or "".
         report: write report.html at the end.
         export: formats to export at the end.
     """
@@ -298,6 +299,11 @@ def _objective(run: Run, label: str, entry: Mapping[str, Any]) -> Objective:
 
 
 def _check(run: Run) -> None:
+    if run.profile:
+        span = re.fullmatch(r"(\d+):(\d+)", run.profile)
+        if not span or not 2 <= int(span[1]) <= int(span[2]):
+            what, remedy = f"'{run.profile}' is no span of steps", "write 10:12 (step 1 compiles)"
+            raise UserError("config.profile", what, remedy)
     if (run.steps is None) == (run.epochs is None):
         raise UserError("config.steps", "exactly one of steps and epochs is wanted", "set one")
     if run.steps is not None and run.steps < 1:

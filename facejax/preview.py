@@ -1,7 +1,6 @@
 """Pictures for the report: what objectives with a `preview` make of a few rows of a batch."""
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +18,13 @@ def previews(
 ) -> dict[str, tuple[list[str], np.ndarray]]:
     """label -> (column names, u8[rows, columns, S, S, 3]) of the objectives that have a `preview`.
 
-    The first rows of this process's part of the batch are shown.
+    The first rows of the batch are shown.
     """
     objectives = program.run.objectives
     labels = [label for label, o in objectives.items() if hasattr(o.module, "preview")]
     if not labels:
         return {}
-    rows = {k: jnp.asarray(v.addressable_shards[0].data)[:ROWS] for k, v in batch.items()}
-    found = _render(_Hashable(program), tuple(labels), state, rows, frozen)
+    found = _renderer(_Hashable(program), tuple(labels), state.step.sharding)(state, batch, frozen)
     mean, std = (np.asarray(program.spec.aug[k], np.float32) for k in ("mean", "std"))
     out = {}
     for label, columns in found.items():
@@ -49,13 +47,18 @@ class _Hashable:
         return isinstance(other, _Hashable) and other.program is self.program
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _render(program: _Hashable, labels, state: TrainState, rows: Any, frozen: Params):
-    program = program.program
-    count = rows["image"].shape[0]
+@functools.cache
+def _renderer(program: _Hashable, labels: tuple[str, ...], replicated: jax.sharding.Sharding):
+    """The jitted pictures of `labels`, the same on every device."""
+    return jax.jit(functools.partial(_render, program.program, labels), out_shardings=replicated)
+
+
+def _render(program: Program, labels, state: TrainState, batch: Batch, frozen: Params):
+    batch = {name: values[:ROWS] for name, values in batch.items()}
+    count = batch["image"].shape[0]
     key = jax.random.fold_in(jax.random.key(program.run.seed), state.step)
     draw = Draw(key, jnp.arange(count, dtype=jnp.int32))
-    features, _ = forward(program, state.params, state.stats, state.ema, frozen, rows, draw)
+    features, _ = forward(program, state.params, state.stats, state.ema, frozen, batch, draw)
     out = {}
     for label in labels:
         objective = program.run.objectives[label]

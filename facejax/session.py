@@ -26,6 +26,7 @@ MAY_CHANGE = {
     *("max_nonfinite", "mesh", "checkpoint", "eval", "profile", "report", "export", "init_from"),
 }
 DATA_MAY_CHANGE = {"workers", "cache"}
+TOWER_MAY_CHANGE = {"remat", "scan", "attention"}  # how it is computed, not what
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +100,10 @@ def _check_resumable(run: Run, workdir: Path) -> None:
     if not (workdir / "config.json").exists():
         return
     old, new = model.read_config(workdir)["config"], json.loads(json.dumps(config.to_dict(run)))
+    for key in config.TOWERS:
+        for stored in (old, new):
+            if key in stored:
+                stored[key] = {k: v for k, v in stored[key].items() if k not in TOWER_MAY_CHANGE}
     for key in sorted({*old, *new} - MAY_CHANGE - {"data"}):
         _same(workdir, f"config.{key}", old.get(key), new.get(key))
     for key in sorted({*old["data"], *new["data"]} - DATA_MAY_CHANGE):

@@ -71,6 +71,7 @@ def _steps(session: Session, writer: Writer, current: state.TrainState, start: i
                     current, metrics = step_fn(current, batch, session.frozen)
             else:
                 current, metrics = step_fn(current, batch, session.frozen)
+            _trace(session, step, metrics)
             if run.log_batch_ids:
                 writer.batch_ids(step, host.ids)
             if late is not None:
@@ -97,6 +98,19 @@ def _steps(session: Session, writer: Writer, current: state.TrainState, start: i
                 return None
     session.checkpoints.wait()
     return current
+
+
+def _trace(session: Session, step: int, metrics: Mapping[str, Any]) -> None:
+    """Writes a profiler trace of the steps that `config.profile` names."""
+    if not session.run.profile:
+        return
+    first, last = map(int, session.run.profile.split(":"))
+    if step == first - 1 or step == last:
+        jax.block_until_ready(metrics)
+    if step == first - 1:
+        jax.profiler.start_trace(session.workdir / "profile")
+    elif step == last:
+        jax.profiler.stop_trace()
 
 
 def compiled_step(session: Session):
