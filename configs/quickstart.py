@@ -2,7 +2,7 @@
 
 Command:  python -m facejax.train --config=configs/quickstart.py --workdir=runs/quickstart
 Hardware: 2 CPU cores
-Time:     2 min 40 s on Python 3.11 (jax 0.10.2), evaluation, report and export included
+Time:     3 min 22 s on Python 3.11, 3 min 29 s on 3.12, with the installation
 Result:   on 100 unseen people: balanced accuracy of the attribute probe 59.7 % (random encoder
           59.0 %, raw pixels 60.1 %), verification 50.4 % (50.9 %, 51.3 %). It shows that the job
           works; so few steps learn neither, and pixels cannot tell procedural people apart.
