@@ -398,9 +398,13 @@ class Pairs:
         k: [A, P, D] positives of each anchor.
         neg: [M, D] negatives that all anchors share.
         tau: temperature, scalar or [A, 1].
-        allowed: bool[A, M], which negatives an anchor may meet.
+        owner: i32[A], whose anchor it is: the image's row, or its class.
+        neg_owner: i32[M], whose negative it is, -1 for nobody's. An anchor meets the negatives of
+            other owners only.
         positive: bool[A, P], which positives exist.
         weight: [A], of each anchor's loss.
+        allowed: bool[A, M] or None: a further bound on who meets whom. With it the similarities
+            are dense, A x M on one device; without it they never are.
         qp: [A, P, D] or None: the queries that score the positives, where they differ from q.
         enqueue: [E, D] or None: what a queue takes.
     """
@@ -409,9 +413,11 @@ class Pairs:
     k: jax.Array
     neg: jax.Array
     tau: jax.Array | float
-    allowed: jax.Array
+    owner: jax.Array
+    neg_owner: jax.Array
     positive: jax.Array
     weight: jax.Array
+    allowed: jax.Array | None = None
     qp: jax.Array | None = None
     enqueue: jax.Array | None = None
 
@@ -425,6 +431,7 @@ class Ctx:
         draw: the objective's own randomness, one stream per global row.
         spec: the run's facts.
         rows: the objective's sparse row numbers, i32[R] by name, that its params now hold.
+        batch: the fields of the batch, for modifiers; objectives are handed it.
         modify: applies the objective's modifiers to its `Pairs`, in config order.
         apply: (tower, inputs, weights) -> Features of inputs that only the loss can make.
     """
@@ -433,6 +440,7 @@ class Ctx:
     draw: Draw
     spec: Spec
     rows: Mapping[str, jax.Array] = field(default_factory=dict)
+    batch: Mapping[str, jax.Array] = field(default_factory=dict)
     modify: Callable[[Pairs], Pairs] = lambda pairs: pairs
     apply: Callable[..., Features] | None = None
 

@@ -95,7 +95,7 @@ def losses_of(
             name: _asked(features[bare(p)], p) for name, p in given.program.passes[label].items()
         }
         collected: dict[str, Loss] = {}
-        ctx = context(given, label, draw, apply)
+        ctx = dataclasses.replace(context(given, label, draw, apply), batch=batch)
         ctx = dataclasses.replace(ctx, modify=_modify(given, trained, label, ctx, collected))
         loss = objective.module.loss(
             objective.config,

@@ -154,7 +154,8 @@ class Case:
         return self.module.rows(self.config, given.params, given.batch, self.ctx(given.draw))
 
     def ctx(self, draw: Draw, rows: Any = None) -> Ctx:
-        return Ctx(step=jnp.int32(0), draw=draw, spec=self.spec, rows=rows or {})
+        rows = rows or {}
+        return Ctx(jnp.int32(0), draw=draw, spec=self.spec, rows=rows, batch=batch(self.spec))
 
     def trained(self, given: Inputs) -> Any:
         """What gradients are taken of: parameters, gathered rows, and features of the encoder."""
@@ -238,14 +239,13 @@ def moved(case: Case, by: float = 0.1) -> Case:
 def pairs(width: int, kind: str = "ordinary", seed: int = 0, positives: int = 1) -> Pairs:
     """Contrastive pairs of B anchors with 16 negatives, one of which an anchor may not meet."""
     make = maker(kind, seed)
-    allowed = np.ones((B, 16), bool)
-    allowed[np.arange(B), np.arange(B)] = False
     return Pairs(
         q=make(B, width),
         k=make(B, positives, width),
         neg=make(16, width),
         tau=0.2,
-        allowed=jnp.asarray(allowed),
+        owner=jnp.arange(B),
+        neg_owner=jnp.where(jnp.arange(16) < B, jnp.arange(16), -1),
         positive=jnp.ones((B, positives), bool),
         weight=jnp.ones(B),
         enqueue=make(B, width),

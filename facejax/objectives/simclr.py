@@ -89,14 +89,14 @@ def loss(cfg: Config, params, ema, state, feats, batch, ctx: Ctx) -> Loss:
     B = z_a.shape[0]
     z = jnp.concatenate([z_a, z_b])
     image = jnp.tile(jnp.arange(B), 2)
-    allowed = image[:, None] != image[None, :]
     pairs = ctx.modify(
         Pairs(
             q=z,
             k=jnp.concatenate([z_b, z_a])[:, None],
             neg=z,
             tau=cfg.tau,
-            allowed=allowed,
+            owner=image,
+            neg_owner=image,
             positive=jnp.ones((2 * B, 1), bool),
             weight=jnp.ones(2 * B),
         )

@@ -30,12 +30,18 @@ def l2_normalize(x: jax.Array, eps: float = 1e-6, axis: int = -1) -> jax.Array:
     return jnp.where(alive, x * jax.lax.rsqrt(jnp.where(alive, square, 1.0)), 0.0)
 
 
+def meets(pairs: Pairs) -> jax.Array:
+    """bool[A, M]: which negatives an anchor meets, by owner and by `allowed`."""
+    others = pairs.owner[:, None] != pairs.neg_owner[None]
+    return others if pairs.allowed is None else others & pairs.allowed
+
+
 def info_nce(pairs: Pairs) -> jax.Array:
     """The InfoNCE loss of each anchor; the caller takes the mean with `pairs.weight`.
 
     For anchor a and its positive p
 
-        l_ap = -log( e^{s_ap} / (e^{s_ap} + sum over allowed m of e^{s_am}) ),    s = <q, k> / tau
+        l_ap = -log( e^{s_ap} / (e^{s_ap} + sum over met m of e^{s_am}) ),    s = <q, k> / tau
 
     and the anchor's loss is the mean of l_ap over its positives: the other positives stand in no
     denominator (so does Hydra; SupCon keeps them in). With one positive this is the usual
@@ -51,7 +57,7 @@ def info_nce(pairs: Pairs) -> jax.Array:
     scorer = q[:, None] if pairs.qp is None else _wide(pairs.qp)
     positive = jnp.sum(scorer * _wide(pairs.k), -1) / tau
     negative = jnp.einsum("ad,md->am", q, _wide(pairs.neg), precision=PRECISION) / tau
-    negative = jnp.where(pairs.allowed, negative, -jnp.inf)
+    negative = jnp.where(meets(pairs), negative, -jnp.inf)
 
     # -inf where an anchor meets no negative: the loss is then 0, and no gradient passes the masks.
     log_total = jax.nn.logsumexp(negative, 1, keepdims=True)

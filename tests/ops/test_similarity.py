@@ -16,14 +16,16 @@ def unit(rng, *shape):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def make_pairs(seed=0, A=5, P=3, M=7, D=4, qp=False, tau=0.2):
+def make_pairs(seed=0, A=5, P=3, M=7, D=4, qp=False, tau=0.2, bounded=True):
     rng = np.random.default_rng(seed)
     return Pairs(
         q=unit(rng, A, D),
         k=unit(rng, A, P, D),
         neg=unit(rng, M, D),
         tau=tau,
-        allowed=rng.random((A, M)) < 0.7,
+        owner=np.arange(A, dtype=np.int32),
+        neg_owner=np.arange(M, dtype=np.int32) - 2,
+        allowed=rng.random((A, M)) < 0.7 if bounded else None,
         positive=rng.random((A, P)) < 0.7,
         weight=np.ones(A),
         qp=unit(rng, A, P, D) if qp else None,
@@ -36,7 +38,9 @@ def reference(p: Pairs) -> np.ndarray:
     losses = []
     for a, q in enumerate(np.asarray(p.q, np.float64)):
         negatives = sum(
-            np.exp(q @ n / tau[a]) for n, ok in zip(np.asarray(p.neg), p.allowed[a]) if ok
+            np.exp(q @ n / tau[a])
+            for m, n in enumerate(np.asarray(p.neg))
+            if p.owner[a] != p.neg_owner[m] and (p.allowed is None or p.allowed[a, m])
         )
         each = []
         for i, (k, exists) in enumerate(zip(np.asarray(p.k[a]), p.positive[a])):
@@ -55,11 +59,15 @@ CASES = {
     "one positive": make_pairs(2, P=1),
     "temperature per anchor": make_pairs(3, tau=np.linspace(0.05, 1, 5)[:, None]),
     "no negatives": make_pairs(4, M=0),
+    "all that others own": make_pairs(5, bounded=False),
 }
 
 
 def as_arrays(pairs, dtype):
-    return jax.tree.map(lambda x: jnp.asarray(x, None if x.dtype == bool else dtype), pairs)
+    def convert(x):
+        return jnp.asarray(x, dtype if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype)
+
+    return jax.tree.map(convert, pairs)
 
 
 def arrays_of(pairs):
@@ -150,7 +158,7 @@ def test_half_precision_features_are_compared_in_fp32():
     pairs = as_arrays(arrays_of(make_pairs(9)), jnp.bfloat16)
     got = jitted(pairs)
     assert got.dtype == jnp.float32
-    wide = jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype != bool else x, pairs)
+    wide = as_arrays(pairs, jnp.float32)
     np.testing.assert_allclose(got, reference(wide), rtol=1e-5, atol=1e-6)
 
 
@@ -211,13 +219,14 @@ def test_nt_xent_ignores_the_order_of_samples_and_views():
 def test_info_nce_over_both_views_is_nt_xent():
     a, b = two_views()
     z, other = np.concatenate([a, b]), np.concatenate([b, a])
-    itself = np.eye(12, dtype=bool)
+    image = np.tile(np.arange(6, dtype=np.int32), 2)
     pairs = Pairs(
         q=z,
         k=other[:, None],
         neg=z,
         tau=np.asarray(0.1),
-        allowed=~(itself | np.roll(itself, 6, 1)),
+        owner=image,
+        neg_owner=image,
         positive=np.ones((12, 1), bool),
         weight=np.ones(12),
     )
