@@ -6,6 +6,7 @@ The same command again resumes from the newest checkpoint; a finished run says s
 can be wrong with the input is found before the first compilation.
 """
 
+import functools
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -118,7 +119,7 @@ def compiled_step(session: Session):
     program, devices = session.program, session.mesh
     placed = state.placement(program, devices)
     return jax.jit(
-        lambda s, batch, frozen: train_step(program, s, batch, frozen),
+        mesh.within(devices, functools.partial(train_step, program)),
         donate_argnums=0,
         out_shardings=(placed, mesh.replicated(devices)),
     )
