@@ -150,7 +150,7 @@ def compiled_step(session: Session):
     program, devices = session.program, session.mesh
     placed = state.placement(program, devices)
     return jax.jit(
-        lambda s, batch, frozen: train_step(program, s, batch, frozen),
+        mesh.within(devices, functools.partial(train_step, program)),
         donate_argnums=0,
         out_shardings=(placed, mesh.replicated(devices)),
     )
