@@ -106,6 +106,28 @@ def nt_xent(z_a: jax.Array, z_b: jax.Array, tau: float) -> jax.Array:
     return direction(z_a, z_b) + direction(z_b, z_a)
 
 
+def sup_con(z: jax.Array, owner: jax.Array, tau: float) -> jax.Array:
+    """The supervised contrastive loss of each row (Khosla et al. 2020, arXiv:2004.11362, eq. 2).
+
+    The positives of a row are all other rows of its owner, and each of them is held against *all*
+    other rows, positives included:
+
+        l_i = log sum_{a != i} e^{s_ia} - mean_{p in P(i)} s_ip,     s = <z, z'> / tau
+
+    Args:
+        z: [A, D], rows of unit length.
+        owner: i32[A], the class of each row.
+        tau: temperature.
+
+    Returns:
+        f32[A] (wider if the features are); 0 for a row without a positive.
+    """
+    z, row = _wide(z), jnp.arange(len(z))
+    found = logits.log_totals(z / tau, z, row, row, owner, owner)
+    mean = found.kin / jnp.maximum(found.count, 1)
+    return jnp.where(found.count > 0, found.rows - mean, 0.0)
+
+
 def clip_softmax(x: jax.Array, y: jax.Array, scale: jax.Array | float) -> jax.Array:
     """CLIP's loss of each pair (Radford et al. 2021, arXiv:2103.00020, figure 3).
 
