@@ -88,9 +88,13 @@ class Checkpoints:
             raise self._failed(e) from e
 
     def poll(self) -> None:
-        """Raises the error of the write under way, if it has failed by now."""
-        if self._pending is not None and self._pending.done():
+        """Raises the error of the last write, if it has failed by now."""
+        if self.written():
             self.wait()
+
+    def written(self) -> bool:
+        """Whether no write is under way."""
+        return self._pending is None or self._pending.done()
 
     def wait(self) -> None:
         """Waits for the write under way and raises its error, if it had one."""
