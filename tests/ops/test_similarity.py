@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from facejax.contracts import Pairs
-from facejax.ops.similarity import info_nce, l2_normalize, nt_xent
+from facejax.ops.similarity import attraction, deviation, info_nce, l2_normalize, nt_xent
 
 
 def unit(rng, *shape):
@@ -264,3 +264,32 @@ def test_normalising_half_precision_gives_fp32():
     x = jnp.array([[3.0, 4.0]], jnp.bfloat16)
     assert l2_normalize(x).dtype == jnp.float32
     np.testing.assert_allclose(l2_normalize(x.T, axis=0), [[0.6], [0.8]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("qp", [False, True])
+def test_attraction_is_minus_the_mean_product_with_what_is_positive(qp):
+    pairs = arrays_of(make_pairs(6, M=0, qp=qp))
+    pairs.positive[1] = False
+    want = []
+    for a, q in enumerate(pairs.q):
+        scorers = pairs.qp[a] if qp else [q] * 3
+        found = [s @ k for s, k, on in zip(scorers, pairs.k[a], pairs.positive[a]) if on]
+        want.append(-np.mean(found) if found else 0.0)
+    with jax.enable_x64(True):
+        got = jax.jit(attraction)(as_arrays(pairs, jnp.float64))
+        assert got.dtype == jnp.float64
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+    np.testing.assert_allclose(attraction(as_arrays(pairs, jnp.float32)), want, atol=1e-6)
+
+
+def test_a_positive_that_does_not_exist_passes_no_gradient():
+    pairs = as_arrays(arrays_of(make_pairs(6, M=0)), jnp.float32)
+    grads = jax.grad(lambda k: attraction(dataclasses.replace(pairs, k=k)).sum())(pairs.k)
+    np.testing.assert_array_equal(np.abs(grads).sum(-1) > 0, pairs.positive)
+
+
+def test_deviation_tells_a_spread_from_a_collapse():
+    z = unit(np.random.default_rng(0), 4000, 16)
+    np.testing.assert_allclose(deviation(jnp.float32(z)), 1 / np.sqrt(16), rtol=0.02)
+    np.testing.assert_allclose(deviation(jnp.float32(z)), z.std(0).mean(), rtol=1e-5)
+    np.testing.assert_allclose(deviation(jnp.tile(jnp.float32(z[:1]), (50, 1))), 0, atol=1e-6)
