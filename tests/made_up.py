@@ -98,6 +98,7 @@ def batch(spec: Spec = SPEC, seed: int = 0) -> dict[str, jax.Array]:
     return {
         "image": jnp.asarray(rng.integers(0, 256, (B, spec.size, spec.size, 3)), jnp.uint8),
         "identity": jnp.asarray(rng.integers(0, spec.classes["identity"], B), jnp.int32),
+        "has_identity": jnp.arange(B) != 2,
         "feature": jnp.asarray(rng.normal(size=(B, 8)), jnp.float32),
     }
 

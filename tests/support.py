@@ -54,6 +54,7 @@ def batch_of(run: Run, seed: int = 0) -> dict[str, np.ndarray]:
     return {
         "image": rng.integers(0, 256, (B, S, S, 3), dtype=np.uint8),
         "identity": rng.integers(0, CLASSES, B).astype(np.int32),
+        "has_identity": np.ones(B, bool),
         "feature": rng.normal(size=(B, 8)).astype(np.float32),
     }
 
@@ -73,7 +74,8 @@ def steps(
     )
     history = []
     for n in range(count):
-        batch = {k: v for k, v in batch_of(run, n).items() if k in program.fields()}
+        wanted = {*program.fields(), *(f"has_{name}" for name in program.fields())}
+        batch = {k: v for k, v in batch_of(run, n).items() if k in wanted}
         batch = mesh.to_global(grid, run.global_batch, batch)
         current, metrics = step(current, batch, frozen_params or {})
         history.append(jax.device_get(metrics))
