@@ -237,6 +237,34 @@ def moved(case: Case, by: float = 0.1) -> Case:
     return dataclasses.replace(case, vars=dataclasses.replace(case.vars, params=params))
 
 
+def assert_value(case: Case, given: Inputs, want: float, atol: float = 0.0) -> None:
+    """Holds the loss to `want`: to 1e-6 in float64, to 1e-5 in float32."""
+    with jax.enable_x64(True):
+        got = jax.jit(case.value)(wide(given))
+        assert got.dtype == jnp.float64
+        np.testing.assert_allclose(got, want, rtol=1e-6, atol=atol)
+    got = jax.jit(case.value)(given)
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=atol)
+
+
+def rewritten(case: Case, given: Inputs, rewrite: Callable[[Pairs], Pairs]) -> Loss:
+    """The loss under a modifier that is `rewrite`."""
+    *arguments, ctx = case.arguments(given)
+    ctx = dataclasses.replace(ctx, modify=rewrite)
+    return case.module.loss(case.config, *arguments, ctx)
+
+
+BROAD = dataclasses.replace(SPEC, towers={"encoder": Tower(512, 512, 4, 1, size=16, depth=2)})
+"""Features so wide that products of matrices are nearly all of a loss's work."""
+
+
+def counted_flops(case: Case) -> float:
+    """FLOPs per image that XLA counts in a forward of the loss; nothing is compiled."""
+    given = case.inputs()
+    return jax.jit(case.loss).lower(given).cost_analysis()["flops"] / B
+
+
 def pairs(width: int, kind: str = "ordinary", seed: int = 0, positives: int = 1) -> Pairs:
     """Contrastive pairs of B anchors with 16 negatives, one of which an anchor may not meet."""
     make = maker(kind, seed)
