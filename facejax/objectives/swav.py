@@ -11,8 +11,8 @@ for 313 steps. BatchNorm of the projector sees all crops together, as in the ref
 `queue`, the projections of earlier steps join the batch when codes are made: small batches need it.
 
 Departures: the queue is filled from the first step on and not from `queue_start` on; it is used
-from there, and never before it is full. Of rewritten `Pairs` the loss reads anchors and weights:
-codes are those of whole views, so positives cannot be exchanged.
+from there, and never before it is full. Of rewritten `Pairs` the loss reads the weights alone:
+codes are those of whole views, so that neither anchors nor positives can be exchanged.
 """
 
 from dataclasses import dataclass
@@ -116,11 +116,12 @@ def loss(cfg: Config, params, ema, state, feats, batch, ctx: Ctx) -> Loss:
 
     x = jnp.stack([f.pooled for f in feats.values()])
     z = similarity.l2_normalize(_projector(cfg).apply({"params": params["projector"]}, x))
+    s = score(z)
     V, B, _ = z.shape
     start = cfg.queue_start * ctx.spec.steps if cfg.queue_start < 1 else cfg.queue_start
     live = (ctx.step >= start) & (ctx.step * B >= cfg.queue)
     q = [
-        codes(cfg, score(z[i]), score(state[name]["rows"]) if cfg.queue else None, live)
+        codes(cfg, s[i], score(state[name]["rows"]) if cfg.queue else None, live)
         for i, name in enumerate(GLOBALS)
     ]
     pairs = ctx.modify(
@@ -137,8 +138,8 @@ def loss(cfg: Config, params, ema, state, feats, batch, ctx: Ctx) -> Loss:
         )
     )
     # A crop is held to the sum of its targets: the codes of the global crops other than itself.
-    target = jnp.stack([q[1], q[0], *[q[0] + q[1]] * (V - 2)]).reshape(V * B, -1)
-    each = centring.cross_entropy(target, score(pairs.q), cfg.tau) * pairs.weight
+    target = jnp.stack([q[1], q[0], *[q[0] + q[1]] * (V - 2)])
+    each = centring.cross_entropy(target, s, cfg.tau).ravel() * pairs.weight
     return Loss(
         {"swapped": Term(jnp.sum(each), jnp.float32(2 * (V - 1) * B))},
         stats={name: z[i] for i, name in enumerate(GLOBALS)} if cfg.queue else {},
