@@ -70,10 +70,14 @@ def test_loss_is_its_formula(options):
     assert_value(case, given, reference(given, case.config))
 
 
-def at_step(case, given, step):
-    *arguments, ctx = case.arguments(given)
-    loss = swav.loss(case.config, *arguments, dataclasses.replace(ctx, step=jnp.int32(step)))
-    return float(loss.terms["swapped"].value())
+def by_step(case, given):
+    @jax.jit
+    def value(step):
+        *arguments, ctx = case.arguments(given)
+        loss = swav.loss(case.config, *arguments, dataclasses.replace(ctx, step=step))
+        return loss.terms["swapped"].value()
+
+    return value
 
 
 def test_the_queue_joins_the_codes_once_it_is_full_and_its_time_has_come():
@@ -81,13 +85,14 @@ def test_the_queue_joins_the_codes_once_it_is_full_and_its_time_has_come():
     given = case.inputs()
     without, joined = reference(given, case.config), reference(given, case.config, queued=True)
     assert abs(joined - without) > 1e-3
-    early = [at_step(case, given, step) for step in (0, 3)]
-    np.testing.assert_allclose(early, without, rtol=1e-5)
-    np.testing.assert_allclose(at_step(case, given, 4), joined, rtol=1e-5)
+    value = by_step(case, given)
+    np.testing.assert_allclose([value(step) for step in (0, 3)], without, rtol=1e-5)
+    np.testing.assert_allclose(value(4), joined, rtol=1e-5)
     # In time, but not yet full: two batches fill it.
     case = dataclasses.replace(case, config=dataclasses.replace(case.config, queue_start=1.0))
-    np.testing.assert_allclose(at_step(case, given, 1), without, rtol=1e-5)
-    np.testing.assert_allclose(at_step(case, given, 2), joined, rtol=1e-5)
+    value = by_step(case, given)
+    np.testing.assert_allclose(value(1), without, rtol=1e-5)
+    np.testing.assert_allclose(value(2), joined, rtol=1e-5)
 
 
 def test_gradient_takes_the_codes_for_constants():
