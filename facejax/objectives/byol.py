@@ -53,7 +53,7 @@ def passes(cfg: Config, spec: Spec) -> dict[str, Pass]:
 
 def _head(cfg: Config) -> layers.MlpHead:
     """Projector and predictor have one shape."""
-    return layers.MlpHead((cfg.hidden, cfg.out), norm="batch")
+    return layers.MlpHead((cfg.hidden, cfg.out), norm="batch", final_bias=False)
 
 
 def init(cfg: Config, rng: jax.Array, spec: Spec) -> Vars:

@@ -61,7 +61,7 @@ def test_gradient_is_that_of_the_loss():
 def bare(**options):
     """One linear layer, so that features can be set: projection = features @ kernel."""
     case = Case.of(barlow, dataclasses.replace(CONFIG, depth=1, **options))
-    params = {"fc_0": {"kernel": jnp.eye(8), "bias": jnp.zeros(8)}}
+    params = {"fc_0": {"kernel": jnp.eye(8)}}
     return case, dataclasses.replace(case.inputs(), params={"projector": params})
 
 
@@ -79,7 +79,7 @@ def test_identical_white_features_cost_nothing():
     two = np.array([[1, 1], [1, -1]])
     white = np.kron(np.kron(two, two), two)[:, 1:]
     case = dataclasses.replace(case, config=dataclasses.replace(case.config, out=7))
-    kernel = {"kernel": jnp.eye(8)[:, :7], "bias": jnp.zeros(7)}
+    kernel = {"kernel": jnp.eye(8)[:, :7]}
     given = dataclasses.replace(given, params={"projector": {"fc_0": kernel}})
     padded = np.concatenate([white, np.zeros((8, 1))], 1)
     assert float(case.value(with_features(given, padded, padded))) < 1e-8

@@ -97,7 +97,7 @@ def test_a_perfect_prediction_costs_nothing_and_an_opposite_one_eight():
                 "scale": np.tile(deviation, 2),
                 "bias": np.concatenate([mean, -mean]),
             },
-            "fc_1": {"kernel": sign * np.concatenate([eye, -eye]), "bias": np.zeros(CONFIG.out)},
+            "fc_1": {"kernel": sign * np.concatenate([eye, -eye])},
         }
         params = {"projector": projector, "predictor": jax.tree.map(jnp.float32, predictor)}
         given = dataclasses.replace(

@@ -69,7 +69,7 @@ def test_gradient_is_that_of_the_loss():
 def bare():
     """One linear layer, so that features can be set."""
     case = Case.of(vicreg, dataclasses.replace(CONFIG, depth=1))
-    params = {"fc_0": {"kernel": jnp.eye(8), "bias": jnp.zeros(8)}}
+    params = {"fc_0": {"kernel": jnp.eye(8)}}
     return case, dataclasses.replace(case.inputs(), params={"expander": params})
 
 
