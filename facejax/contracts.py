@@ -432,7 +432,7 @@ class Ctx:
         spec: the run's facts.
         rows: the objective's sparse row numbers, i32[R] by name, that its params now hold.
         batch: the fields of the batch, for modifiers; objectives are handed it.
-        modify: applies the objective's modifiers to its `Pairs`, in config order.
+        modify: applies the objective's modifiers, in order, to its `Pairs`; again for more `Pairs`.
         apply: (tower, inputs, weights) -> Features of inputs that only the loss can make.
     """
 

@@ -27,6 +27,7 @@ from facejax.contracts import (
     stable_name,
 )
 from facejax.errors import UserError
+from facejax.typed import keys_of
 
 
 @jax.tree_util.register_dataclass
@@ -93,9 +94,10 @@ class Program:
                 wanted |= {p.view.field} if p.cached is None else {p.cached}
                 wanted |= set(getattr(p.mask, "fields", ()))
         for objective in self.run.objectives.values():
-            wanted |= set(getattr(objective.module, "FIELDS", ()))
-            for modifier in objective.modifiers.values():
-                wanted |= set(getattr(modifier.module, "FIELDS", ()))
+            for plugin in (objective, *objective.modifiers.values()):
+                wanted |= set(getattr(plugin.module, "FIELDS", ()))
+                if hasattr(plugin.module, "fields"):
+                    wanted |= set(plugin.module.fields(plugin.config))
         return tuple(sorted(wanted))
 
 
@@ -115,7 +117,7 @@ def plan(run: Run, spec: Spec, frozen: Mapping[str, tuple[Any, Any]] | None = No
     Args:
         frozen: encoder module and config of each `Frozen` path; see `frozen_paths`.
     """
-    passes = {label: dict(o.module.passes(o.config, spec)) for label, o in run.objectives.items()}
+    passes = _passes(run, spec)
     forwards: dict[Pass, set[str]] = {}
     emas: dict[str, tuple[Ema, set[str]]] = {}
     for label, named in passes.items():
@@ -147,8 +149,16 @@ def plan(run: Run, spec: Spec, frozen: Mapping[str, tuple[Any, Any]] | None = No
 
 def frozen_paths(run: Run, spec: Spec) -> tuple[str, ...]:
     """The paths of the frozen encoders that the objectives ask for, sorted."""
-    named = (p for o in run.objectives.values() for p in o.module.passes(o.config, spec).values())
-    return tuple(sorted({p.weights.path for p in named if isinstance(p.weights, Frozen)}))
+    every = (p for named in _passes(run, spec).values() for p in named.values())
+    return tuple(sorted({p.weights.path for p in every if isinstance(p.weights, Frozen)}))
+
+
+def _passes(run: Run, spec: Spec) -> dict[str, dict[str, Pass]]:
+    passes = {}
+    for label, o in run.objectives.items():
+        with keys_of(o.config, f"config.objective.{label}"):
+            passes[label] = dict(o.module.passes(o.config, spec))
+    return passes
 
 
 def _objective_rules(run: Run, label: str) -> list:
@@ -174,7 +184,8 @@ def _vars(run: Run, spec: Spec, key: jax.Array) -> tuple[dict[str, Vars], dict[s
     """Vars of every objective and of every modifier."""
     objectives, modifiers = {}, {}
     for label, o in run.objectives.items():
-        objectives[label] = o.module.init(o.config, _fold(key, f"objective/{label}"), spec)
+        with keys_of(o.config, f"config.objective.{label}"):
+            objectives[label] = o.module.init(o.config, _fold(key, f"objective/{label}"), spec)
         width = objectives[label].pairs
         if o.modifiers and not width:
             raise UserError(
