@@ -307,10 +307,10 @@ def base(pairs: Pairs) -> jax.Array:
 
 
 def unit(pairs: Pairs) -> Pairs:
-    """The pairs with unit vectors."""
+    """The pairs with unit vectors, and with the temperature as an array."""
     names = ("q", "k", "neg")
     features = {name: similarity.l2_normalize(getattr(pairs, name)) for name in names}
-    return dataclasses.replace(pairs, **features)
+    return dataclasses.replace(pairs, tau=jnp.asarray(pairs.tau), **features)
 
 
 def two_views(width: int, seed: int = 0) -> Pairs:
