@@ -117,11 +117,16 @@ def quality(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     return alike(maps), alike([1 - m for m in maps])
 
 
+def weights(gamma: float, front: jax.Array, back: jax.Array) -> jax.Array:
+    """[B], summing to B, from the similarities [B] of foregrounds and backgrounds."""
+    return len(front) * jax.nn.softmax(gamma * (front - back))
+
+
 def transform(cfg: Config, params, state, pairs: Pairs, ctx: Ctx) -> tuple[Pairs, Loss]:
     a, b = (jax.lax.stop_gradient(ctx.feats[name].tokens) for name in "ab")
     wide = jnp.promote_types(a.dtype, jnp.float32)
     front, back = quality(a.astype(wide), b.astype(wide))
-    weight = len(front) * jax.nn.softmax(cfg.gamma * (front - back))
+    weight = weights(cfg.gamma, front, back)
     metrics = {
         "quality": Histogram.of(front - back, low=-2.0, high=2.0),
         "foreground": Term.mean(front),
