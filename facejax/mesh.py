@@ -9,8 +9,9 @@ placement); the first match counts. Placements:
     devices     axis 0 is sharded over all devices (row-updated arrays such as class centres)
 """
 
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -55,6 +56,17 @@ def make(shape: MeshShape, devices: Sequence[jax.Device] | None = None) -> Mesh:
         )
     grid = np.asarray(devices).reshape(sizes)
     return Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def within(mesh: Mesh, function: Callable) -> Callable:
+    """`function`, traced with `mesh` ambient: the collectives in `ops` find it there."""
+
+    @functools.wraps(function)
+    def traced(*args):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args)
+
+    return traced
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -18,14 +18,13 @@ class Pairs:
         k: [A, P, D] positives of each anchor.
         neg: [M, D] negatives that all anchors share.
         tau: temperature, scalar or [A, 1].
-        owner: i32[A], whose anchor it is: the image's row, or its class.
+        owner: i32[A], whose anchor it is: the image's row of the batch.
         neg_owner: i32[M], whose negative it is, -1 for nobody's. An anchor meets the negatives of
             other owners only.
         positive: bool[A, P], which positives exist.
         weight: [A], of each anchor's loss.
         allowed: bool[A, M] or None: a further bound on who meets whom. With it the similarities
             are dense, A x M on one device; without it they never are.
-        row: i32[A] or None: the image's row of the batch, where `owner` is something else.
         qp: [A, P, D] or None: the queries that score the positives, where they differ from q.
         enqueue: [E, D] or None: what a queue takes.
     """
@@ -39,11 +38,5 @@ class Pairs:
     positive: jax.Array
     weight: jax.Array
     allowed: jax.Array | None = None
-    row: jax.Array | None = None
     qp: jax.Array | None = None
     enqueue: jax.Array | None = None
-
-    @property
-    def image(self) -> jax.Array:
-        """i32[A]: the row of the batch that each anchor shows, to look up what the batch knows."""
-        return self.owner if self.row is None else self.row

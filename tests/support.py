@@ -84,7 +84,7 @@ def steps(
     current = state.create(program, grid)
     placed = state.placement(program, grid)
     step = jax.jit(
-        functools.partial(train_step, program),
+        mesh.within(grid, functools.partial(train_step, program)),
         donate_argnums=0,
         out_shardings=(placed, mesh.replicated(grid)),
     )

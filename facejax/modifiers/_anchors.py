@@ -1,9 +1,10 @@
-"""What modifiers do with the anchors of pairs: choose or repeat them, score them, let them compete.
+"""What modifiers do with the anchors of pairs: repeat them, score them, let them compete.
 
 A anchors, P positives of an anchor, M negatives, D width. All results are fp32 or wider.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +12,20 @@ import jax.numpy as jnp
 from facejax.contracts import Pairs
 from facejax.ops import similarity
 
-PER_ANCHOR = ("q", "k", "owner", "positive", "weight", "allowed", "row", "qp")
+PER_ANCHOR = ("q", "k", "owner", "positive", "weight", "allowed", "qp")
 
 
-def take(pairs: Pairs, index: jax.Array) -> Pairs:
-    """The pairs of the anchors `index` i32[A'], in this order, some perhaps several times."""
-    chosen = {name: getattr(pairs, name) for name in PER_ANCHOR}
-    chosen = {name: None if x is None else x[index] for name, x in chosen.items()}
-    tau = pairs.tau[index] if jnp.ndim(pairs.tau) else pairs.tau
-    return dataclasses.replace(pairs, tau=tau, **chosen)
+def each(pairs: Pairs, change: Callable[[jax.Array], jax.Array]) -> Pairs:
+    """The pairs with `change` applied to all that has a row per anchor."""
+    found = {name: getattr(pairs, name) for name in PER_ANCHOR}
+    changed = {name: None if x is None else change(x) for name, x in found.items()}
+    tau = change(pairs.tau) if jnp.ndim(pairs.tau) else pairs.tau
+    return dataclasses.replace(pairs, tau=tau, **changed)
+
+
+def repeat(pairs: Pairs, times: int) -> Pairs:
+    """Each anchor `times` in a row, so that none leaves its device."""
+    return each(pairs, lambda x: jnp.repeat(x, times, axis=0))
 
 
 def wide(pairs: Pairs) -> Pairs:

@@ -130,7 +130,7 @@ def weighed(pairs: Pairs) -> Pairs:
     if P == 1:
         return dataclasses.replace(pairs, weight=pairs.weight * _among_images(far[:, 0], pairs))
     share = P * _anchors.softmax(far, given.positive)
-    out = _anchors.take(pairs, jnp.repeat(jnp.arange(A), P))
+    out = _anchors.repeat(pairs, P)
     return dataclasses.replace(
         out,
         k=pairs.k.reshape(A * P, 1, D),
@@ -143,7 +143,7 @@ def weighed(pairs: Pairs) -> Pairs:
 def _among_images(far: jax.Array, pairs: Pairs) -> jax.Array:
     """[A]: softmax over the anchors of the same image that have a positive, times their number."""
     A = len(far)
-    _, group = jnp.unique(pairs.image, return_inverse=True, size=A)
+    _, group = jnp.unique(pairs.owner, return_inverse=True, size=A)
     there = pairs.positive[:, 0]
     top = jax.ops.segment_max(jnp.where(there, far, -jnp.inf), group, A)
     top = jnp.where(jnp.isfinite(top), top, 0.0)

@@ -117,7 +117,7 @@ def interpolated(cfg: Config, pairs: Pairs, share: jax.Array, order: jax.Array) 
 
 def scores(pairs: Pairs) -> dict[str, Term]:
     """Means and variances of the scores, and the means of their exponentials over tau."""
-    some = _anchors.wide(_anchors.take(pairs, jnp.arange(min(len(pairs.q), SOME))))
+    some = _anchors.wide(_anchors.each(pairs, lambda x: x[:SOME]))
     tau = jnp.asarray(some.tau)
     tau = tau if tau.ndim else tau[None, None]
     positive = jnp.sum(_anchors.scorers(some) * some.k, axis=-1)

@@ -133,5 +133,5 @@ def transform(cfg: Config, params, state, pairs: Pairs, ctx: Ctx) -> tuple[Pairs
         "background": Term.mean(back),
         "largest_weight": Term.mean(jnp.max(weight)),
     }
-    weighted = dataclasses.replace(pairs, weight=pairs.weight * weight[pairs.image])
+    weighted = dataclasses.replace(pairs, weight=pairs.weight * weight[pairs.owner])
     return weighted, Loss({}, metrics=metrics)

@@ -3,7 +3,7 @@
 Source: Wu et al. 2023, arXiv:2307.12168, and its reference code. With u ~ U(0, 0.1), one number per
 step, an anchor is pushed away from its positive and mixed with itself by a small network:
 
-    e = (1 + u) q - u k,     h = MLP([q; e]),     queries [q; h / |h|],     positives [k; k]
+    e = (1 + u) q - u k,     h = MLP([q; e]),     queries q and h / |h|, both with the positive k
 
 There are then twice as many anchors; the base's mean over them keeps its scale. What a queue takes
 doubles too, so the queue's size must be a multiple of it. The generator learns from the base's own
@@ -64,15 +64,10 @@ def transform(cfg: Config, params, state, pairs: Pairs, ctx: Ctx) -> tuple[Pairs
     inputs = jnp.concatenate([given.q, pushed(given.q, given.k[:, 0], u)], axis=1)
     made = _generator(cfg, D).apply({"params": params["generator"]}, inputs)
     h = similarity.l2_normalize(made)
-    out = _anchors.take(given, jnp.tile(jnp.arange(A), 2))
-    scorers = None
+    out = dataclasses.replace(_anchors.repeat(given, 2), q=similarity.interleave(given.q, h))
     if given.qp is not None:
-        scorers = jnp.concatenate([given.qp, jnp.broadcast_to(h[:, None], (A, P, D))])
-    enqueue = given.enqueue
-    out = dataclasses.replace(
-        out,
-        q=jnp.concatenate([given.q, h]),
-        qp=scorers,
-        enqueue=None if enqueue is None else jnp.concatenate([enqueue, enqueue]),
-    )
+        itself = jnp.broadcast_to(h[:, None], (A, P, D))
+        out = dataclasses.replace(out, qp=similarity.interleave(given.qp, itself))
+    if given.enqueue is not None:
+        out = dataclasses.replace(out, enqueue=jnp.repeat(given.enqueue, 2, axis=0))
     return out, Loss({}, metrics={"similarity": Term.mean(jnp.sum(given.q * h, axis=-1))})

@@ -98,7 +98,7 @@ def transform(cfg: Config, params, state, pairs: Pairs, ctx: Ctx) -> tuple[Pairs
     k = jax.lax.stop_gradient(given.k[:, 0])
     others, between = _anchors.products(k, P), _anchors.products(P, P)
     own = jnp.argmax(others, axis=1)[:, None]
-    which, hardness = _drawn(cfg, ctx.draw, given.image)
+    which, hardness = _drawn(cfg, ctx.draw, given.owner)
     which = which + (which >= own)  # any prototype but the anchor's own
 
     cos = jnp.take_along_axis(others, which, axis=1)

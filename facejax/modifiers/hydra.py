@@ -128,7 +128,7 @@ def transform(cfg: Config, params, state, pairs: Pairs, ctx: Ctx) -> tuple[Pairs
     given, labels = _anchors.wide(pairs), ctx.batch["identity"]
     A, P, D = given.k.shape
     second = labels if cfg.pairing == "identical" else partners(ctx.draw, labels)
-    y, other = labels[given.image], second[given.image]
+    y, other = labels[given.owner], second[given.owner]
     known = (y >= 0) & (other >= 0)
     if cfg.pairing == "distinct":
         known &= y != other
@@ -139,7 +139,7 @@ def transform(cfg: Config, params, state, pairs: Pairs, ctx: Ctx) -> tuple[Pairs
     similarity = gated(given.q, keys, g) / (tau if tau.ndim else tau[None, None])
 
     own = jnp.arange(A)[:, None] == of[None]
-    may = own | (given.image[:, None] != given.image[of][None])
+    may = own | (given.owner[:, None] != given.owner[of][None])
     may &= given.positive.ravel()[None] & known[:, None]
     key_class = y[of][None]
     positive = may & (key_class == other[:, None])

@@ -111,7 +111,7 @@ def test_far_positives_and_near_negatives_are_moved_most():
     far = ((pairs.q[:, None] - pairs.neg[None]) ** 2).sum(-1)
 
     def push(neg):
-        one = _anchors.take(dataclasses.replace(pairs, neg=neg), jnp.arange(1))
+        one = _anchors.each(dataclasses.replace(pairs, neg=neg), lambda x: x[:1])
         return case(given | {"pairs": one})[1].terms["repulsion"].value()
 
     strength = np.linalg.norm(jax.grad(push)(pairs.neg), axis=1) / np.sqrt(far[0])
