@@ -97,15 +97,16 @@ def losses_of(
             name: _asked(features[bare(p)], p) for name, p in given.program.passes[label].items()
         }
         collected: dict[str, Loss] = {}
-        ctx = dataclasses.replace(context(given, label, draw, apply), batch=batch)
-        modify = _modify(given, trained, label, ctx, feats, collected)
-        ctx = dataclasses.replace(ctx, modify=modify)
+        modifiers = {name: f for name, f in feats.items() if "/" in name}
+        ctx = context(given, label, draw, apply)
+        ctx = dataclasses.replace(ctx, batch=batch, feats=modifiers)
+        ctx = dataclasses.replace(ctx, modify=_modify(given, trained, label, ctx, collected))
         loss = objective.module.loss(
             objective.config,
             own,
             given.state.ema["objective"].get(label, {}),
             given.state.objective["state"].get(label, {}),
-            {name: f for name, f in feats.items() if "/" not in name},
+            {name: f for name, f in feats.items() if name not in modifiers},
             batch,
             ctx,
         )
@@ -136,14 +137,7 @@ def context(given: Given, label: str, draw: Draw, apply: Callable | None) -> Ctx
     )
 
 
-def _modify(
-    given: Given,
-    trained: Trained,
-    label: str,
-    ctx: Ctx,
-    feats: Mapping[str, Features],
-    collected: dict[str, Loss],
-):
+def _modify(given: Given, trained: Trained, label: str, ctx: Ctx, collected: dict[str, Loss]):
     """`Ctx.modify`: the objective's modifiers in order; their losses are put in `collected`."""
     modifiers = given.program.run.objectives[label].modifiers
     calls = itertools.count()
@@ -151,7 +145,7 @@ def _modify(
     def own(name: str, call: int) -> Ctx:
         stream = f"modifier/{name}/{call}" if call else f"modifier/{name}"
         prefix = f"{name}/"
-        asked = {k.removeprefix(prefix): f for k, f in feats.items() if k.startswith(prefix)}
+        asked = {k.removeprefix(prefix): f for k, f in ctx.feats.items() if k.startswith(prefix)}
         return dataclasses.replace(ctx, draw=ctx.draw.fold(stream), feats=asked)
 
     def modify(pairs):

@@ -4,6 +4,7 @@ B rows, P prefix tokens, N patches, K kept ones, D width.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -306,11 +307,18 @@ class Rewriting:
         own = {"params": self.vars.params, "state": self.vars.state, "pairs": pairs}
         return own | {"batch": batch or globals()["batch"](), "feats": feats or {}}
 
-    def __call__(self, given: dict[str, Any], step: int = 0, draw: Draw = DRAW):
-        """The rewritten pairs and the modifier's own loss."""
-        ctx = Ctx(jnp.int32(step), draw, SPEC, batch=given["batch"], feats=given["feats"])
-        rest = (given["params"], given["state"], given["pairs"])
-        return self.module.transform(self.config, *rest, ctx)
+    def __call__(self, given: dict[str, Any], step: int = 0):
+        """The rewritten pairs and the modifier's own loss, compiled once per shape."""
+        return self._run(given, jnp.int32(step))
+
+    @functools.cached_property
+    def _run(self):
+        def run(given, step):
+            ctx = Ctx(step, DRAW, SPEC, batch=given["batch"], feats=given["feats"])
+            rest = (given["params"], given["state"], given["pairs"])
+            return self.module.transform(self.config, *rest, ctx)
+
+        return jax.jit(run)
 
     def trained(self, given: dict[str, Any]) -> dict[str, Any]:
         own = {name: getattr(given["pairs"], name) for name in self.fields}
@@ -329,6 +337,7 @@ class Rewriting:
         return jax.grad(lambda trained: self.value(given, trained))(self.trained(given))
 
 
+@jax.jit
 def base(pairs: Pairs) -> jax.Array:
     """The loss of MoCo, SimSiam and their like, of pairs as they are."""
     reduce = similarity.info_nce if len(pairs.neg) else similarity.attraction

@@ -338,7 +338,7 @@ def test_source_fields_describe_its_records_exactly(source):
         for name, value in record.items():
             field = source.fields[name]
             if isinstance(value, bytes):
-                assert name in ("image", "regions")
+                assert name in ("image", "regions", "generated")
             elif field.dtype == "str":
                 assert type(value) is str
             elif name == "image":

@@ -66,7 +66,7 @@ def test_the_two_terms_are_their_formulas(options):
     case = Rewriting.of(cacr, WIDTH, **options)
     given = case.inputs(pairs_of())
     want = dict(zip(("attraction", "repulsion"), reference(given["pairs"], case.config)))
-    run = jax.jit(case)
+    run = case
     with jax.enable_x64(True):
         out, loss = run(wide(given))
         for name, value in want.items():
@@ -184,7 +184,7 @@ def ordinary(pairs):
 def test_with_one_positive_of_one_anchor_weights_are_the_base_bit_for_bit():
     case = Rewriting.of(cacr, WIDTH, form="weights")
     for pairs in (pairs_of(1), made_up.two_views(WIDTH)):
-        out, loss = jax.jit(case)(case.inputs(pairs))
+        out, loss = case(case.inputs(pairs))
         np.testing.assert_array_equal(out.weight, pairs.weight)
         assert base(out) == base(pairs)
         assert not loss.terms
@@ -214,7 +214,7 @@ def test_queries_of_several_views_compete_for_a_key():
         made_up.two_views(WIDTH), q=q, k=jnp.tile(k, (2, 1))[:, None], neg=k, neg_owner=image,
         tau=jnp.float32(0.2), positive=jnp.ones((2 * B, 1), bool).at[3].set(False),
     )  # fmt: skip
-    out, _ = jax.jit(case)(case.inputs(pairs))
+    out, _ = case(case.inputs(pairs))
     far = np.float64(((q - jnp.tile(k, (2, 1))) ** 2).sum(-1)) / 0.2
     each, total = ordinary(pairs)[:, 0], 0.0
     for i in range(B):

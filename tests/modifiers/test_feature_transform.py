@@ -93,21 +93,21 @@ def test_without_a_queue_nobody_meets_a_mixture_of_itself(case):
     np.testing.assert_array_equal(similarity.meets(untouched), similarity.meets(pairs))
 
 
-@pytest.mark.parametrize("kind", ["queue", "two views"])
-def test_shares_of_1_are_the_base_bit_for_bit(case, kind):
-    pairs = queue_pairs() if kind == "queue" else made_up.two_views(WIDTH)
+def test_shares_of_1_are_the_base(case):
+    """Bit for bit under MoCo; where a mask is needed the similarities are summed another way."""
     order = jnp.asarray(np.random.default_rng(0).permutation(16))
-    out = feature_transform.extrapolated(case.config, pairs, jnp.ones(1))
-    out = feature_transform.interpolated(case.config, out, jnp.ones(1), order)
-    np.testing.assert_array_equal(similarity.info_nce(out), similarity.info_nce(pairs))
+    for pairs, rtol in ((queue_pairs(), 0), (made_up.two_views(WIDTH), 1e-6)):
+        out = feature_transform.extrapolated(case.config, pairs, jnp.ones(1))
+        out = feature_transform.interpolated(case.config, out, jnp.ones(1), order)
+        want = similarity.info_nce(pairs)
+        np.testing.assert_allclose(similarity.info_nce(out), want, rtol=rtol, atol=rtol)
 
 
 @pytest.mark.parametrize(("start", "first"), [(0.5, 5), (3.0, 3), (0.0, 0)])
 def test_it_sets_in_when_it_is_told(given, start, first):
     case = Rewriting.of(feature_transform, WIDTH, start=start)
-    value = jax.jit(lambda step: base(case(given, step)[0]))
-    plain = np.asarray(base(given["pairs"]))
-    assert [step for step in range(10) if value(jnp.int32(step)) != plain] == list(range(first, 10))
+    plain = base(given["pairs"])
+    assert [n for n in range(10) if base(case(given, n)[0]) != plain] == list(range(first, 10))
 
 
 def test_shares_follow_their_distributions(case):
@@ -161,7 +161,7 @@ def test_logged_scores_are_those_that_the_loss_sees(case, kind):
     if kind == "several positives":
         pairs = queue_pairs(positives=3)
         pairs = dataclasses.replace(pairs, positive=pairs.positive.at[:4, 1].set(False))
-    out, loss = jax.jit(case)(case.inputs(pairs))
+    out, loss = case(case.inputs(pairs))
     want = reference_scores(out)
     assert loss.metrics.keys() == want.keys()
     assert not loss.terms
@@ -175,7 +175,7 @@ def test_off_logs_the_base_and_extrapolation_lowers_the_positive_scores(given):
         case = Rewriting.of(feature_transform, WIDTH, **options)
         out, loss = case(given)
         found[name] = {k: float(t.value()) for k, t in loss.metrics.items()}
-        assert (out is given["pairs"]) == (name == "off")
+        assert bool((out.k == given["pairs"].k).all()) == (name == "off")
     assert found["on"]["positive_mean"] < found["off"]["positive_mean"] - 0.01
     assert found["on"]["negative_var"] < found["off"]["negative_var"]
 

@@ -64,7 +64,7 @@ def test_weights_are_their_formula(gamma):
     front, back = reference(a, b)
     score = np.exp(gamma * (front - back))
     want = B * score / score.sum()
-    out, loss = jax.jit(case)(case.inputs(pairs, feats=feats))
+    out, loss = case(case.inputs(pairs, feats=feats))
     np.testing.assert_allclose(out.weight, want, rtol=1e-4)
     np.testing.assert_allclose(jnp.sum(out.weight), B, rtol=1e-6)
     np.testing.assert_allclose(loss.metrics["foreground"].value(), front.mean(), rtol=1e-4)

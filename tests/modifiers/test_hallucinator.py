@@ -48,7 +48,7 @@ def test_hallucinated_queries_are_their_formula(case, given):
     p = jax.tree.map(np.float64, given["params"]["generator"])
     with jax.enable_x64(True):
         u = 0.1 * np.float64(jax.random.uniform(made_up.DRAW.fold("reach").key))
-        out, _ = jax.jit(case)(wide(given))
+        out, _ = case(wide(given))
         assert out.q.dtype == jnp.float64
     q, k = np.float64(given["pairs"].q), np.float64(given["pairs"].k[:, 0])
     x = np.concatenate([q, (1 + u) * q - u * k], axis=1)
@@ -59,7 +59,7 @@ def test_hallucinated_queries_are_their_formula(case, given):
     np.testing.assert_allclose(out.q[::2], q, rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(out.q[1::2], h, rtol=1e-6, atol=1e-9)
     assert 0 < u < 0.1
-    found, loss = jax.jit(case)(given)
+    found, loss = case(given)
     np.testing.assert_allclose(found.q[::2], q, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(found.q[1::2], axis=1), 1, rtol=1e-5)
     alike = (found.q[::2] * found.q[1::2]).sum(1).mean()

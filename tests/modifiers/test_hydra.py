@@ -16,6 +16,7 @@ from facejax.losses import sum_terms
 from facejax.modifiers import hydra
 
 WIDTH = 6
+gates = jax.jit(hydra.gates, static_argnums=(0, 4))
 LABELS = np.array([0, 0, 1, 1, 1, 2, 3, -1])
 
 
@@ -43,7 +44,7 @@ def reference(case, given):
     labels, image = np.asarray(given["batch"]["identity"]), np.asarray(pairs.owner)
     y, other = labels[image], partners_of(case, labels)[image]
     safe = [jnp.asarray(np.maximum(x, 0)) for x in (y, other)]
-    g = np.float64(hydra.gates(cfg, given["params"], *safe, WIDTH))
+    g = np.float64(gates(cfg, given["params"], *safe, WIDTH))
     tau, losses = cfg.tau or float(pairs.tau), []
     for i in range(len(q)):
         if y[i] < 0 or other[i] < 0 or (cfg.pairing == "distinct" and y[i] == other[i]):
@@ -73,12 +74,12 @@ def test_loss_is_its_formula(options, kind):
     with jax.enable_x64(True):
         exact = wide(given)
         want, count = reference(case, exact)
-        term = jax.jit(case)(exact)[1].terms["class_pairs"]
+        term = case(exact)[1].terms["class_pairs"]
         assert term.sum.dtype == jnp.float64
         np.testing.assert_allclose(term.value(), want, rtol=1e-6)
     assert count > 3
     assert term.count == count
-    found = jax.jit(case)(given)[1].terms["class_pairs"]
+    found = case(given)[1].terms["class_pairs"]
     np.testing.assert_allclose(found.value(), reference(case, given)[0], rtol=1e-5)
     beta = case.config.beta
     assert float(found.weight) == pytest.approx(beta / (1 + beta))
@@ -104,7 +105,7 @@ def test_an_open_gate_is_the_ordinary_cosine():
 def test_each_unordered_pair_of_classes_has_one_gate(product):
     case = Rewriting.of(hydra, WIDTH, product=product)
     pairs = np.array(list(itertools.product(range(4), repeat=2)))
-    found = hydra.gates(case.config, case.vars.params, *jnp.asarray(pairs.T), WIDTH)
+    found = gates(case.config, case.vars.params, *jnp.asarray(pairs.T), WIDTH)
     assert 0 < found.min() < found.max() < 1
     square = np.asarray(found).reshape(4, 4, WIDTH)
     np.testing.assert_allclose(square, square.swapaxes(0, 1), atol=1e-6)
@@ -147,7 +148,7 @@ def test_entropy_is_that_of_the_gates_of_single_classes(case):
     assert terms["entropy"].count == 7  # the unlabelled image has no gate of its own
     known = jnp.asarray(LABELS[LABELS >= 0])
     labels = np.where(LABELS >= 0, LABELS, 0)
-    g = np.float64(hydra.gates(case.config, given["params"], *[jnp.asarray(labels)] * 2, WIDTH))
+    g = np.float64(gates(case.config, given["params"], *[jnp.asarray(labels)] * 2, WIDTH))
     g = g[: len(known)]
     want = (-g * np.log(g) - (1 - g) * np.log(1 - g)).mean()
     found = case(given)[1]
