@@ -201,6 +201,6 @@ def test_gradient_reaches_q_through_both_and_not_a_stopped_key(case, given):
         assert (np.sign(np.asarray(to_q)).mean() > 0) == (factor > 0)
 
 
-@pytest.mark.parametrize("options", [{}, {"normalize": True, "per_dimension": True}])
-def test_gradient_is_that_of_the_loss(given, options):
-    assert_gradient(Rewriting.of(feature_transform, WIDTH, **options), given, rtol=1e-5)
+def test_gradient_is_that_of_the_loss(given):
+    case = Rewriting.of(feature_transform, WIDTH, normalize=True, per_dimension=True)
+    assert_gradient(case, given, rtol=1e-5)
