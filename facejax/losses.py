@@ -12,6 +12,7 @@ from facejax.contracts import Ctx, Draw, Features, Frozen, Loss, Params, Pass, S
 from facejax.forward import Batch, forward, weights_of
 from facejax.schedule import at
 from facejax.state import Program, TrainState, bare
+from facejax.typed import keys_of
 
 Trained = dict[str, Any]
 """What a step differentiates: {"params": ..., "rows": {label: {name: f32[R, D]}}}."""
@@ -96,14 +97,16 @@ def losses_of(
             name: _asked(features[bare(p)], p) for name, p in given.program.passes[label].items()
         }
         collected: dict[str, Loss] = {}
-        ctx = dataclasses.replace(context(given, label, draw, apply), batch=batch)
+        modifiers = {name: f for name, f in feats.items() if "/" in name}
+        ctx = context(given, label, draw, apply)
+        ctx = dataclasses.replace(ctx, batch=batch, feats=modifiers)
         ctx = dataclasses.replace(ctx, modify=_modify(given, trained, label, ctx, collected))
         loss = objective.module.loss(
             objective.config,
             own,
             given.state.ema["objective"].get(label, {}),
             given.state.objective["state"].get(label, {}),
-            feats,
+            {name: f for name, f in feats.items() if name not in modifiers},
             batch,
             ctx,
         )
@@ -139,17 +142,23 @@ def _modify(given: Given, trained: Trained, label: str, ctx: Ctx, collected: dic
     modifiers = given.program.run.objectives[label].modifiers
     calls = itertools.count()
 
+    def own(name: str, call: int) -> Ctx:
+        stream = f"modifier/{name}/{call}" if call else f"modifier/{name}"
+        prefix = f"{name}/"
+        asked = {k.removeprefix(prefix): f for k, f in ctx.feats.items() if k.startswith(prefix)}
+        return dataclasses.replace(ctx, draw=ctx.draw.fold(stream), feats=asked)
+
     def modify(pairs):
         call = next(calls)
         for name, modifier in modifiers.items():
-            stream = f"modifier/{name}/{call}" if call else f"modifier/{name}"
-            pairs, extra = modifier.module.transform(
-                modifier.config,
-                trained["params"]["modifier"].get(label, {}).get(name, {}),
-                given.state.objective["modifier"].get(label, {}).get(name, {}),
-                pairs,
-                dataclasses.replace(ctx, draw=ctx.draw.fold(stream)),
-            )
+            with keys_of(modifier.config, f"config.objective.{label}.modifiers.{name}"):
+                pairs, extra = modifier.module.transform(
+                    modifier.config,
+                    trained["params"]["modifier"].get(label, {}).get(name, {}),
+                    given.state.objective["modifier"].get(label, {}).get(name, {}),
+                    pairs,
+                    own(name, call),
+                )
             collected[name] = _added(collected[name], extra) if call else extra
         return pairs
 

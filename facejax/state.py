@@ -67,7 +67,8 @@ class Program:
     Attributes:
         run: the resolved config.
         spec: the run's facts.
-        passes: label -> name -> Pass, as the objectives asked.
+        passes: label -> name -> Pass, as the objectives asked; those that a modifier asked for are
+            named <modifier>/<name>.
         forwards: the distinct passes (outputs emptied) with the union of their outputs.
         emas: name -> (Ema, towers that it averages).
         own_emas: label -> name -> OwnEma.
@@ -148,7 +149,7 @@ def plan(run: Run, spec: Spec, frozen: Mapping[str, tuple[Any, Any]] | None = No
 
 
 def frozen_paths(run: Run, spec: Spec) -> tuple[str, ...]:
-    """The paths of the frozen encoders that the objectives ask for, sorted."""
+    """The paths of the frozen encoders that objectives and modifiers ask for, sorted."""
     every = (p for named in _passes(run, spec).values() for p in named.values())
     return tuple(sorted({p.weights.path for p in every if isinstance(p.weights, Frozen)}))
 
@@ -157,7 +158,13 @@ def _passes(run: Run, spec: Spec) -> dict[str, dict[str, Pass]]:
     passes = {}
     for label, o in run.objectives.items():
         with keys_of(o.config, f"config.objective.{label}"):
-            passes[label] = dict(o.module.passes(o.config, spec))
+            own = dict(o.module.passes(o.config, spec))
+        passes[label] = dict(own)
+        for name, m in o.modifiers.items():
+            if hasattr(m.module, "passes"):
+                with keys_of(m.config, f"config.objective.{label}.modifiers.{name}"):
+                    asked = m.module.passes(m.config, own, spec)
+                passes[label] |= {f"{name}/{key}": p for key, p in asked.items()}
     return passes
 
 
@@ -193,10 +200,11 @@ def _vars(run: Run, spec: Spec, key: jax.Array) -> tuple[dict[str, Vars], dict[s
                 f"{o.name} offers no pairs to modify",
                 "drop the modifiers",
             )
-        modifiers[label] = {
-            name: m.module.init(m.config, _fold(key, f"modifier/{label}/{name}"), spec, width)
-            for name, m in o.modifiers.items()
-        }
+        modifiers[label] = {}
+        for name, m in o.modifiers.items():
+            own = _fold(key, f"modifier/{label}/{name}")
+            with keys_of(m.config, f"config.objective.{label}.modifiers.{name}"):
+                modifiers[label][name] = m.module.init(m.config, own, spec, width)
     return objectives, modifiers
 
 

@@ -4,6 +4,7 @@ B rows, P prefix tokens, N patches, K kept ones, D width.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -15,6 +16,7 @@ import numpy as np
 
 from facejax.contracts import Ctx, Draw, Features, Loss, Pairs, Pass, Spec, Tower, Vars
 from facejax.losses import sum_terms
+from facejax.ops import similarity
 
 B = 8
 TOWER = Tower(width=8, embed=8, patch=4, prefix=1, size=16, depth=2)
@@ -278,4 +280,96 @@ def pairs(width: int, kind: str = "ordinary", seed: int = 0, positives: int = 1)
         positive=jnp.ones((B, positives), bool),
         weight=jnp.ones(B),
         enqueue=make(B, width),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Rewriting:
+    """A modifier on made-up unit pairs, under a base that is the weighted mean of InfoNCE.
+
+    Attributes:
+        fields: the parts of the pairs that gradients are taken of.
+    """
+
+    module: ModuleType
+    config: Any
+    vars: Vars
+    fields: tuple[str, ...] = ("q", "k", "neg")
+
+    @classmethod
+    def of(cls, modifier: ModuleType, width: int = 6, spec: Spec = SPEC, **options) -> "Rewriting":
+        config = dataclasses.replace(modifier.Config.tiny(), **options)
+        return cls(modifier, config, modifier.init(config, jax.random.key(0), spec, width))
+
+    def inputs(self, pairs: Pairs, batch: Any = None, feats: Any = None) -> dict[str, Any]:
+        """What `transform` is called with; a pytree."""
+        pairs = dataclasses.replace(pairs, tau=jnp.asarray(pairs.tau))
+        own = {"params": self.vars.params, "state": self.vars.state, "pairs": pairs}
+        return own | {"batch": batch or globals()["batch"](), "feats": feats or {}}
+
+    def __call__(self, given: dict[str, Any], step: int = 0):
+        """The rewritten pairs and the modifier's own loss, compiled once per shape."""
+        return self._run(given, jnp.int32(step))
+
+    @functools.cached_property
+    def _run(self):
+        def run(given, step):
+            ctx = Ctx(step, DRAW, SPEC, batch=given["batch"], feats=given["feats"])
+            rest = (given["params"], given["state"], given["pairs"])
+            return self.module.transform(self.config, *rest, ctx)
+
+        return jax.jit(run)
+
+    def trained(self, given: dict[str, Any]) -> dict[str, Any]:
+        own = {name: getattr(given["pairs"], name) for name in self.fields}
+        return {"params": given["params"], **own}
+
+    def value(self, given: dict[str, Any], trained: dict[str, Any] | None = None) -> jax.Array:
+        """The base's loss of the rewritten pairs and the modifier's own."""
+        if trained is not None:
+            pairs = {name: trained[name] for name in self.fields}
+            pairs = dataclasses.replace(given["pairs"], **pairs)
+            given = given | {"params": trained["params"], "pairs": pairs}
+        pairs, loss = self(given)
+        return base(pairs) + sum_terms(loss)
+
+    def grads(self, given: dict[str, Any]) -> Any:
+        return jax.grad(lambda trained: self.value(given, trained))(self.trained(given))
+
+
+@jax.jit
+def base(pairs: Pairs) -> jax.Array:
+    """The loss of MoCo, SimSiam and their like, of pairs as they are."""
+    reduce = similarity.info_nce if len(pairs.neg) else similarity.attraction
+    return jnp.mean(reduce(pairs) * pairs.weight)
+
+
+def unit(pairs: Pairs) -> Pairs:
+    """The pairs with unit vectors, and with the temperature as an array."""
+    names = ("q", "k", "neg")
+    features = {name: similarity.l2_normalize(getattr(pairs, name)) for name in names}
+    return dataclasses.replace(pairs, tau=jnp.asarray(pairs.tau), **features)
+
+
+def two_views(width: int, seed: int = 0) -> Pairs:
+    """What SimCLR offers: 2B anchors, and the batch's own views as negatives."""
+    z = similarity.l2_normalize(maker("ordinary", seed)(2 * B, width))
+    image = jnp.tile(jnp.arange(B), 2)
+    return Pairs(
+        q=z,
+        k=jnp.roll(z, B, axis=0)[:, None],
+        neg=z,
+        tau=0.2,
+        owner=image,
+        neg_owner=image,
+        positive=jnp.ones((2 * B, 1), bool),
+        weight=jnp.ones(2 * B),
+    )
+
+
+def alone(pairs: Pairs) -> Pairs:
+    """The pairs as a base without negatives offers them."""
+    D = pairs.q.shape[1]
+    return dataclasses.replace(
+        pairs, neg=jnp.zeros((0, D)), neg_owner=jnp.zeros(0, jnp.int32), tau=1.0, enqueue=None
     )

@@ -1,8 +1,8 @@
 """How the fields of several sources become one batch: union, renumbering, sentinels.
 
 A field that a record lacks is filled with a sentinel (-1 for class numbers, 0 otherwise, the empty
-string) and `has_<field>` is false there. It is also false for class number -1 and for attributes
-of which none is known.
+string; the image itself for `generated`) and `has_<field>` is false there. It is also false for
+class number -1 and for attributes of which none is known.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -114,10 +114,12 @@ def collate(
         if record is not None:
             arrays["image"][row] = record["image"]
     for name, field in fields.items():
-        shape = (size, size) if name == "regions" else field.shape
+        shape = {"regions": (size, size), "generated": (size, size, 3)}.get(name, field.shape)
         text = field.dtype == "str"
         sentinel = "" if text else -1 if field.classes else 0
         values = np.full((len(records), *shape), sentinel, object if text else field.dtype)
+        if name == "generated":
+            values[:] = arrays["image"]
         has = np.zeros(len(records), bool)
         for row, record in enumerate(records):
             value = None if record is None else record.get(name)

@@ -110,8 +110,8 @@ def loss(cfg: Config, params, ema, state, feats, batch, ctx: Ctx) -> Loss:
         "negative": Histogram.of(some @ some.T, where=~jnp.eye(len(some), dtype=bool)),
         "alignment": Term.mean(jnp.sum(z_a * z_b, axis=-1)),
     }
-    # Two directions, each a mean over B: the sum over 2B anchors divided by B.
-    return Loss({"nt_xent": Term(jnp.sum(each), jnp.float32(B))}, metrics=metrics)
+    # Two directions, each a mean over half of the anchors.
+    return Loss({"nt_xent": Term(jnp.sum(each), jnp.float32(len(each) / 2))}, metrics=metrics)
 
 
 def flops(cfg: Config, spec: Spec) -> float:

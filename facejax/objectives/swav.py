@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from facejax import layers
 from facejax.config import Rule
 from facejax.contracts import Ctx, Histogram, Loss, Pairs, Pass, Spec, Term, Vars
+from facejax.errors import UserError
 from facejax.objectives import _views
 from facejax.ops import centring, similarity
 from facejax.ops import queue as queues
@@ -137,6 +138,9 @@ def loss(cfg: Config, params, ema, state, feats, batch, ctx: Ctx) -> Loss:
             weight=jnp.ones(V * B),
         )
     )
+    if pairs.weight.shape != (V * B,):
+        what = "takes only modifiers that weigh its crops, not those that add anchors"
+        raise UserError("config.objective", f"swav {what}", "drop the others")
     # A crop is held to the sum of its targets: the codes of the global crops other than itself.
     target = jnp.stack([q[1], q[0], *[q[0] + q[1]] * (V - 2)])
     each = centring.cross_entropy(target, s, cfg.tau).T.ravel() * pairs.weight

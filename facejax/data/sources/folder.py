@@ -33,7 +33,7 @@ class Config:
     Attributes:
         path: a directory or a `.zip`, read in place.
         images: which files are images, a glob on the path within the set (`*` crosses folders);
-            None means every common image extension, without the files of `regions`.
+            None means every common image extension, without the files of `regions` and `generated`.
         labels: CSV files with identity, expression, age and attributes.
         identity: where identity comes from: the name of the image's folder, a column of `labels`.
         identity_column: that column.
@@ -42,6 +42,7 @@ class Config:
         regions: template of the region maps.
         region_labels: the scheme that their numbers follow.
         landmarks: CSV file with file, x0, y0, x1, y1, ... in pixels.
+        generated: template of another picture of what each image shows, for a second view.
         captions: CSV file with a column `caption`, or a template of UTF-8 text files.
         missing: what an image without its annotation is: an "error", or just "unknown".
     """
@@ -55,6 +56,7 @@ class Config:
     regions: str | None = None
     region_labels: Literal["lapa", "celebamask"] = "lapa"
     landmarks: str | None = None
+    generated: str | None = None
     captions: str | None = None
     missing: Literal["error", "unknown"] = "error"
 
@@ -66,11 +68,12 @@ class Config:
         lines = ["file,identity,age,Smiling,Male"]
         points = ["file,x0,y0,x1,y1"]
         captions = ["file,caption"]
-        for folder in ("images", "masks"):
+        for folder in ("images", "masks", "generated"):
             (root / folder).mkdir(parents=True, exist_ok=True)
         for i in range(6):
             image = rng.integers(0, 256, (24, 20, 3), np.uint8)
             (root / f"images/{i}.jpg").write_bytes(encode_jpeg(image, 90))
+            (root / f"generated/{i}.jpg").write_bytes(encode_jpeg(255 - image, 90))
             mask = np.zeros((24, 20), np.uint8)
             mask[8:16, 6:14] = 1
             Image.fromarray(mask).save(root / f"masks/{i}.png")
@@ -85,6 +88,7 @@ class Config:
             identity="column",
             regions="masks/{stem}.png",
             landmarks=str(root / "points.csv"),
+            generated="generated/{stem}.jpg",
             captions=str(root / "captions.csv"),
         )
 
@@ -100,6 +104,8 @@ def open(cfg: Config) -> "Folder":
     companions = {}
     if cfg.regions:
         companions["regions"] = _companions(cfg.regions, cfg, names, files)
+    if cfg.generated:
+        companions["generated"] = _companions(cfg.generated, cfg, names, files)
     if cfg.captions and "{" in cfg.captions:
         companions["caption"] = _companions(cfg.captions, cfg, names, files)
     annotations = _labels(cfg, names)
@@ -122,7 +128,7 @@ class Folder:
         self.fields = {"image": Field(dtype="uint8")}
         self.fields |= {name: field for name, (field, _) in annotations.items()}
         self.fields |= {
-            name: Field(dtype="uint8" if name == "regions" else "str") for name in companions
+            name: Field(dtype="str" if name == "caption" else "uint8") for name in companions
         }
 
     def __len__(self) -> int:
@@ -150,7 +156,8 @@ class Folder:
     def _companion(self, field: str, data: bytes) -> bytes | np.ndarray | str:
         if field == "caption":
             return data.decode("utf-8").strip()
-        return data if self._scheme == "lapa" else region_map(data, self._scheme)
+        translated = field == "regions" and self._scheme != "lapa"
+        return region_map(data, self._scheme) if translated else data
 
 
 def _is_known(value) -> bool:
@@ -162,11 +169,12 @@ def _images(cfg: Config, files: Files) -> tuple[str, ...]:
         names = tuple(n for n in files.names if fnmatch.fnmatchcase(n, cfg.images))
         remedy = f"change images='{cfg.images}'; the set holds {_some(files.names)}"
     else:
-        maps = _fill(cfg.regions, "*", "*") if cfg.regions else ""
+        others = [_fill(t, "*", "*") for t in (cfg.regions, cfg.generated) if t]
         names = tuple(
             n
             for n in files.names
-            if n.lower().endswith(EXTENSIONS) and not fnmatch.fnmatchcase(n, maps)
+            if n.lower().endswith(EXTENSIONS)
+            and not any(fnmatch.fnmatchcase(n, other) for other in others)
         )
         remedy = f"it holds {_some(files.names)}; name the images with images='GLOB'"
     if not names:

@@ -34,12 +34,23 @@ def test_every_annotation_of_the_tiny_set(cfg):
     assert record["caption"] == "a face, number 3"
     assert record["age"] == 23
     assert record["regions"][:4] == b"\x89PNG"
+    assert record["generated"][:2] == b"\xff\xd8"
+    assert record["generated"] != record["image"]
+
+
+def test_an_image_without_its_generated_twin_says_so_or_goes_without(cfg, tmp_path):
+    (tmp_path / "generated/3.jpg").unlink()
+    with pytest.raises(UserError, match=r"1 images have no entry: images/3\.jpg"):
+        folder.open(cfg)
+    two, three = changed(cfg, missing="unknown").read([2, 3])
+    assert "generated" in two
+    assert "generated" not in three
 
 
 def test_zip_and_directory_give_the_same_records(cfg, tmp_path):
     path = tmp_path / "set.zip"
     with zipfile.ZipFile(path, "w") as archive:
-        for kind in ("images/*.jpg", "masks/*.png"):
+        for kind in ("images/*.jpg", "masks/*.png", "generated/*.jpg"):
             for file in tmp_path.glob(kind):
                 archive.write(file, file.relative_to(tmp_path))
     plain, zipped = folder.open(cfg), changed(cfg, path=str(path))
@@ -71,7 +82,7 @@ def test_images_glob_and_caption_files(cfg, tmp_path):
     assert "caption" not in source.read([5])[0]
     assert len(changed(cfg, images="images/[0-3].jpg")) == 4
     assert len(changed(cfg, regions=None, images="*.png", labels=(), identity="none",
-                       landmarks=None, captions=None)) == 6  # fmt: skip
+                       landmarks=None, generated=None, captions=None)) == 6  # fmt: skip
 
 
 def test_several_label_files_are_merged(cfg, tmp_path):
