@@ -11,7 +11,7 @@ import numpy as np
 from flax import linen as nn
 
 from facejax import layers
-from facejax.contracts import Features, Spec, Tower
+from facejax.contracts import Aug, Features, Spec, Tower, View
 from facejax.ops import masking
 
 
@@ -63,6 +63,12 @@ def geometry(spec: Spec) -> tuple[Tower, tuple[int, int], int]:
     """The encoder's tower, the grid of patches of a training image, and P: 1 or 0."""
     tower = spec.towers["encoder"]
     return tower, tower.grid(spec.size), min(tower.prefix, 1)
+
+
+def view(spec: Spec, scale: tuple[float, float], flip: float) -> View:
+    """The whole image, or a random crop of 3:4 to 4:3 where `scale` says so; perhaps mirrored."""
+    ratio = (1.0, 1.0) if scale == (1.0, 1.0) else (3 / 4, 4 / 3)
+    return View(aug=Aug(spec.size, scale=scale, ratio=ratio, flip=flip, **spec.aug))
 
 
 def filled(features: Features, mask_token: jax.Array, count: int) -> jax.Array:

@@ -15,14 +15,14 @@ B rows, N patches (row by row).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from facejax.contracts import Draw, Drawn
-from facejax.ops.masking import lowest, removed_but, uniform
+from facejax.ops.masking import Random, lowest, removed_but, uniform
 
 COVERED = 2  # bit 1 of a mask
 
@@ -184,3 +184,17 @@ _LAST = 17
 def _has(bits: jax.Array) -> jax.Array:
     """bool[B, N, CLASSES] of u16[B, N]."""
     return (bits[..., None] >> np.arange(CLASSES, dtype=np.uint16)[None, None]) & 1 != 0
+
+
+Kind = Literal["random", "frp", "crfr-r", "crfr-p", "fasking-i"]
+
+
+def sampler(kind: Kind, ratio: float, region_group: int) -> Random | Regions | Fasking:
+    """The mask that a config string names; its patches are dropped."""
+    return {
+        "random": Random(ratio),
+        "frp": Regions(ratio, cover=False),
+        "crfr-r": Regions(ratio, proportional=False, region_group=region_group),
+        "crfr-p": Regions(ratio, region_group=region_group),
+        "fasking-i": Fasking(ratio),
+    }[kind]
