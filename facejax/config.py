@@ -35,6 +35,7 @@ class Rule:
         frozen_until: steps (below 1: share of the run) during which nothing moves, moments and
             decay included; -1 means for ever.
         name: another optimiser for these parameters, with a state of its own.
+        schedule: of the learning rate, in place of the run's.
     """
 
     pattern: str
@@ -42,6 +43,7 @@ class Rule:
     weight_decay: float = 1.0
     frozen_until: float = 0.0
     name: Literal["adamw", "sgd", "lars"] | None = None
+    schedule: Schedule | None = None
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,7 @@ def batch(spec: Spec = SPEC, seed: int = 0) -> dict[str, jax.Array]:
     return {
         "image": jnp.asarray(rng.integers(0, 256, (B, spec.size, spec.size, 3)), jnp.uint8),
         "identity": jnp.asarray(rng.integers(0, spec.classes["identity"], B), jnp.int32),
+        "has_identity": jnp.arange(B) != 2,
         "feature": jnp.asarray(rng.normal(size=(B, 8)), jnp.float32),
     }
 
@@ -241,6 +242,34 @@ def moved(case: Case, by: float = 0.1) -> Case:
         lambda x: x + jnp.asarray(rng.normal(size=x.shape) * by, jnp.float32), case.vars.params
     )
     return dataclasses.replace(case, vars=dataclasses.replace(case.vars, params=params))
+
+
+def assert_value(case: Case, given: Inputs, want: float, atol: float = 0.0) -> None:
+    """Holds the loss to `want`: to 1e-6 in float64, to 1e-5 in float32."""
+    with jax.enable_x64(True):
+        got = jax.jit(case.value)(wide(given))
+        assert got.dtype == jnp.float64
+        np.testing.assert_allclose(got, want, rtol=1e-6, atol=atol)
+    got = jax.jit(case.value)(given)
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=atol)
+
+
+def rewritten(case: Case, given: Inputs, rewrite: Callable[[Pairs], Pairs]) -> Loss:
+    """The loss under a modifier that is `rewrite`."""
+    *arguments, ctx = case.arguments(given)
+    ctx = dataclasses.replace(ctx, modify=rewrite)
+    return case.module.loss(case.config, *arguments, ctx)
+
+
+BROAD = dataclasses.replace(SPEC, towers={"encoder": Tower(512, 512, 4, 1, size=16, depth=2)})
+"""Features so wide that products of matrices are nearly all of a loss's work."""
+
+
+def counted_flops(case: Case) -> float:
+    """FLOPs per image that XLA counts in a forward of the loss; nothing is compiled."""
+    given = case.inputs()
+    return jax.jit(case.loss).lower(given).cost_analysis()["flops"] / B
 
 
 def pairs(width: int, kind: str = "ordinary", seed: int = 0, positives: int = 1) -> Pairs:

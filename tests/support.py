@@ -55,9 +55,26 @@ def batch_of(run: Run, seed: int = 0) -> dict[str, np.ndarray]:
     return {
         "image": rng.integers(0, 256, (B, S, S, 3), dtype=np.uint8),
         "identity": rng.integers(0, CLASSES, B).astype(np.int32),
+        "has_identity": np.ones(B, bool),
         "feature": rng.normal(size=(B, 8)).astype(np.float32),
         "regions": rng.integers(0, 11, (B, S, S), dtype=np.uint8),
     }
+
+
+def asked(program: state.Program, seed: int = 0) -> dict[str, np.ndarray]:
+    """What of `batch_of` the step reads."""
+    wanted = {*program.fields(), *(f"has_{name}" for name in program.fields())}
+    return {k: v for k, v in batch_of(program.run, seed).items() if k in wanted}
+
+
+def states_of(run: Run, count: int) -> list[state.TrainState]:
+    """The state before the first and after each of `count` steps, on one device."""
+    program = program_of(run)
+    step = jax.jit(functools.partial(train_step, program))
+    out = [jax.jit(lambda: state.initial(program))()]
+    for n in range(count):
+        out.append(step(out[-1], asked(program, n), {})[0])
+    return out
 
 
 def steps(
@@ -75,8 +92,7 @@ def steps(
     )
     history = []
     for n in range(count):
-        batch = {k: v for k, v in batch_of(run, n).items() if k in program.fields()}
-        batch = mesh.to_global(grid, run.global_batch, batch)
+        batch = mesh.to_global(grid, run.global_batch, asked(program, n))
         current, metrics = step(current, batch, frozen_params or {})
         history.append(jax.device_get(metrics))
     return current, history

@@ -119,3 +119,29 @@ def deviation(z: jax.Array) -> jax.Array:
     Near 1 / sqrt(D) for vectors spread over the sphere, 0 where all are the same.
     """
     return jnp.mean(jnp.std(jax.lax.stop_gradient(_wide(z)), axis=0))
+
+
+def sup_con(z: jax.Array, owner: jax.Array, tau: float) -> jax.Array:
+    """The supervised contrastive loss of each row, written densely (Khosla et al. 2020, eq. 2).
+
+    The positives of a row are all other rows of its owner, and each of them is held against *all*
+    other rows, positives included:
+
+        l_i = log sum_{a != i} e^{s_ia} - mean_{p in P(i)} s_ip,     s = <z, z'> / tau
+
+    Args:
+        z: [A, D], rows of unit length.
+        owner: i32[A], the class of each row.
+        tau: temperature.
+
+    Returns:
+        f32[A] (wider if the features are); 0 for a row without a positive.
+    """
+    z = _wide(z)
+    logits = jnp.matmul(z, z.T, precision=PRECISION) / tau
+    others = ~jnp.eye(len(z), dtype=bool)
+    positive = (owner[:, None] == owner[None]) & others
+    count = jnp.sum(positive, 1)
+    mean = jnp.sum(jnp.where(positive, logits, 0.0), 1) / jnp.maximum(count, 1)
+    total = jax.nn.logsumexp(jnp.where(others, logits, -jnp.inf), 1)
+    return jnp.where(count > 0, total - mean, 0.0)
