@@ -101,8 +101,7 @@ def steps(
 def teacher_gradients(run: Run) -> dict[str, np.ndarray]:
     """What one step's loss would send to the EMA copies of the towers, if they were trained."""
     program = program_of(run)
-    current = state.initial(program)
-    batch = {k: v for k, v in batch_of(run).items() if k in program.fields()}
+    current, batch = state.initial(program), asked(program)
     draw = Draw(jax.random.key(0), jax.numpy.arange(run.global_batch))
 
     def value(towers):
