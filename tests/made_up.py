@@ -107,6 +107,7 @@ def batch(spec: Spec = SPEC, seed: int = 0) -> dict[str, jax.Array]:
         "identity": jnp.asarray(rng.integers(0, spec.classes["identity"], B), jnp.int32),
         "has_identity": jnp.arange(B) != 2,
         "feature": jnp.asarray(rng.normal(size=(B, 8)), jnp.float32),
+        "has_feature": jnp.arange(B) != 5,
     }
 
 

@@ -57,6 +57,7 @@ def batch_of(run: Run, seed: int = 0) -> dict[str, np.ndarray]:
         "identity": rng.integers(0, CLASSES, B).astype(np.int32),
         "has_identity": np.ones(B, bool),
         "feature": rng.normal(size=(B, 8)).astype(np.float32),
+        "has_feature": np.ones(B, bool),
         "regions": rng.integers(0, 11, (B, S, S), dtype=np.uint8),
     }
 

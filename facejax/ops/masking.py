@@ -25,7 +25,7 @@ REMOVED = 1  # bit 0 of a mask
 
 def uniform(draw: Draw, count: int) -> jax.Array:
     """f32[B, count] in [0, 1), each row from its own key."""
-    return jax.vmap(lambda key: jax.random.uniform(key, (count,)))(draw.keys())
+    return jax.vmap(lambda key: jax.random.uniform(key, (count,), jnp.float32))(draw.keys())
 
 
 def lowest(score: jax.Array, count: int) -> jax.Array:
