@@ -64,10 +64,17 @@ def shown(kind: str, seed: int, size: int) -> dict[str, jax.Array]:
         image[:] = image[:, :1, :1]
     return {
         "image": jnp.asarray(image, jnp.float32),
-        "regions": jnp.asarray(rng.integers(0, 11, (B, size, size)), jnp.uint8),
+        "regions": jnp.asarray(_regions(rng, size), jnp.uint8),
         "box": jnp.tile(jnp.array([[0.0, 0.0, size, size]]), (B, 1)),
         "flipped": jnp.zeros(B, bool),
     }
+
+
+def _regions(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Squares of four pixels a side, half of them background and skin."""
+    side = -(-size // 4)
+    squares = rng.choice([0, 1, *range(11)], (B, side, side))
+    return squares.repeat(4, 1).repeat(4, 2)[:, :size, :size]
 
 
 def features(p: Pass, spec: Spec = SPEC, kind: str = "ordinary", seed: int = 0) -> Features:
@@ -102,6 +109,7 @@ def batch(spec: Spec = SPEC, seed: int = 0) -> dict[str, jax.Array]:
         "identity": jnp.asarray(rng.integers(0, spec.classes["identity"], B), jnp.int32),
         "has_identity": jnp.arange(B) != 2,
         "feature": jnp.asarray(rng.normal(size=(B, 8)), jnp.float32),
+        "has_feature": jnp.arange(B) != 5,
     }
 
 

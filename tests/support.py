@@ -11,7 +11,8 @@ import numpy as np
 
 from facejax import config, mesh, state
 from facejax.config import MeshShape, Run
-from facejax.contracts import Spec
+from facejax.contracts import Draw, Spec
+from facejax.losses import Given, features_of, losses_of, total
 from facejax.step import train_step
 
 SIZE, CLASSES = 16, 12
@@ -56,6 +57,8 @@ def batch_of(run: Run, seed: int = 0) -> dict[str, np.ndarray]:
         "identity": rng.integers(0, CLASSES, B).astype(np.int32),
         "has_identity": np.ones(B, bool),
         "feature": rng.normal(size=(B, 8)).astype(np.float32),
+        "has_feature": np.ones(B, bool),
+        "regions": rng.integers(0, 11, (B, S, S), dtype=np.uint8),
     }
 
 
@@ -94,6 +97,23 @@ def steps(
         current, metrics = step(current, batch, frozen_params or {})
         history.append(jax.device_get(metrics))
     return current, history
+
+
+def teacher_gradients(run: Run) -> dict[str, np.ndarray]:
+    """What one step's loss would send to the EMA copies of the towers, if they were trained."""
+    program = program_of(run)
+    current, batch = state.initial(program), asked(program)
+    draw = Draw(jax.random.key(0), jax.numpy.arange(run.global_batch))
+
+    def value(towers):
+        given = Given(
+            program, dataclasses.replace(current, ema={**current.ema, "tower": towers}), {}, {}
+        )
+        trained = {"params": current.params, "rows": {}}
+        features, _ = features_of(given, trained, batch, draw)
+        return total(given, losses_of(given, trained, features, batch, draw, given.labels()))
+
+    return leaves(jax.jit(jax.grad(value))(current.ema["tower"]))
 
 
 def trained_run(workdir: Path, **keys: Any) -> Path:

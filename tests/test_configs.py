@@ -26,6 +26,7 @@ FIELDS = {
     "expression": lambda S: ((), jnp.int32),
     "age": lambda S: ((), jnp.float32),
     "pose": lambda S: ((3,), jnp.float32),
+    "feature": lambda S: ((128,), jnp.float32),
 }
 
 

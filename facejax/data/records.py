@@ -18,6 +18,8 @@ A record is a dict. `image` is always there; whatever else it holds is described
     age          float, years
     expression   int, class number
     pose         f32[3], pitch, yaw, roll in degrees
+    feature      f32[D], a vector that some encoder made of the image earlier
+    codes        i32[N], codes of the image's patches, row by row
 """
 
 from collections.abc import Sequence
