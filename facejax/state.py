@@ -93,9 +93,10 @@ class Program:
                 wanted |= {p.view.field} if p.cached is None else {p.cached}
                 wanted |= set(getattr(p.mask, "fields", ()))
         for objective in self.run.objectives.values():
-            wanted |= set(getattr(objective.module, "FIELDS", ()))
-            for modifier in objective.modifiers.values():
-                wanted |= set(getattr(modifier.module, "FIELDS", ()))
+            for plugin in (objective, *objective.modifiers.values()):
+                wanted |= set(getattr(plugin.module, "FIELDS", ()))
+                if hasattr(plugin.module, "fields"):
+                    wanted |= set(plugin.module.fields(plugin.config))
         return tuple(sorted(wanted))
 
 

@@ -23,7 +23,8 @@ SPEC = Spec(
     global_batch=B,
     size=TOWER.size,
     towers={"encoder": TOWER},
-    classes={"identity": 12},
+    classes={"identity": 12, "clip": 2, "frame": 2},
+    attributes=("one", "two", "three"),
     aug={"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
 )
 DRAW = Draw(jax.random.key(1), jnp.arange(B, dtype=jnp.int32))
@@ -95,11 +96,18 @@ def features(p: Pass, spec: Spec = SPEC, kind: str = "ordinary", seed: int = 0) 
 def batch(spec: Spec = SPEC, seed: int = 0) -> dict[str, jax.Array]:
     """The fields that test objectives read."""
     rng = np.random.default_rng(seed)
-    return {
-        "image": jnp.asarray(rng.integers(0, 256, (B, spec.size, spec.size, 3)), jnp.uint8),
+    image = jnp.asarray(rng.integers(0, 256, (B, spec.size, spec.size, 3)), jnp.uint8)
+    fields = {
         "identity": jnp.asarray(rng.integers(0, spec.classes["identity"], B), jnp.int32),
         "feature": jnp.asarray(rng.normal(size=(B, 8)), jnp.float32),
+        "attributes": jnp.asarray(rng.integers(-1, 2, (B, 3)), jnp.int8),
+        "landmarks": jnp.asarray(rng.uniform(0, spec.size, (B, 68, 2)), jnp.float32),
+        "age": jnp.asarray(rng.uniform(18, 80, B), jnp.float32),
+        # Two clips of two people in two frames.
+        "clip": jnp.asarray(np.arange(B) // 4, jnp.int32),
+        "frame": jnp.asarray(np.arange(B) // 2 % 2, jnp.int32),
     }
+    return {"image": image, **fields, **{f"has_{name}": jnp.ones(B, bool) for name in fields}}
 
 
 @dataclass(frozen=True)
