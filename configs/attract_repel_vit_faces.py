@@ -7,8 +7,7 @@ Hardware: 2 CPU cores
 Time:     not measured
 Result:   not measured
 
-The attributes are labels: what it learns is supervised, and the faces that it is tested on are not
-in the training set.
+The attributes are labels, so this is supervised; no picture of LFW is trained on.
 """
 
 from ml_collections import ConfigDict

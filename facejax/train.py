@@ -139,6 +139,7 @@ def read_batches(session: Session, start: int) -> Iterator[pipeline.HostBatch]:
         workers=run.data.workers,
         cache=run.data.cache,
         sampler=run.data.sampler,
+        group=run.data.group,
     )
 
 

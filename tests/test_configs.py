@@ -26,6 +26,8 @@ FIELDS = {
     "expression": lambda S: ((), jnp.int32),
     "age": lambda S: ((), jnp.float32),
     "pose": lambda S: ((3,), jnp.float32),
+    "clip": lambda S: ((), jnp.int32),
+    "frame": lambda S: ((), jnp.int32),
 }
 
 
