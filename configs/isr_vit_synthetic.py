@@ -5,8 +5,8 @@ Hardware: 2 CPU cores
 Time:     not measured
 Result:   not measured
 
-For videos of your own, take the source "folder" with 'classes': ('clip', 'frame'): a label file names
-every crop's clip and frame, and frames are numbered in sorted order. Sort the crops of a clip
+For videos of your own, take the source "folder" with 'classes': ('clip', 'frame'): a label file
+names every crop's clip and frame, and frames are numbered in sorted order. Sort the crops of a clip
 together, as many for each, and set config.data.group to that number.
 """
 
