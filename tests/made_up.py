@@ -64,6 +64,7 @@ def shown(kind: str, seed: int, size: int) -> dict[str, jax.Array]:
     return {
         "image": jnp.asarray(image, jnp.float32),
         "regions": jnp.asarray(rng.integers(0, 11, (B, size, size)), jnp.uint8),
+        "landmarks": jnp.asarray(rng.uniform(0, size, (B, 68, 2)), jnp.float32),
         "box": jnp.tile(jnp.array([[0.0, 0.0, size, size]]), (B, 1)),
         "flipped": jnp.zeros(B, bool),
     }
