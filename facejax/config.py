@@ -90,6 +90,8 @@ class Data:
         size: side in pixels of the images that reach the device.
         mean, std: per RGB channel, of images in [0, 1]; every view is normalised with them.
         sampler: "shuffle" (a new order each epoch) or "sequential".
+        group: that many consecutive records of a source stay together in the shuffle, such as the
+            frames of a clip; it divides the batch. Records past the last whole group are left out.
         workers: threads that read and decode.
         cache: "none", or "decoded" to keep decoded images in host memory.
     """
@@ -99,6 +101,7 @@ class Data:
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     sampler: Literal["shuffle", "sequential"] = "shuffle"
+    group: int = 1
     workers: int = 2
     cache: Literal["none", "decoded"] = "none"
 
@@ -325,6 +328,12 @@ def _check(run: Run) -> None:
         raise UserError(
             "config.micro_batch",
             f"{micro} does not divide global_batch {run.global_batch}",
+            "give a divisor",
+        )
+    if run.data.group < 1 or run.global_batch % run.data.group:
+        raise UserError(
+            "config.data.group",
+            f"groups of {run.data.group} do not fill a batch of {run.global_batch}",
             "give a divisor",
         )
     if (run.optimizer.lr is None) == (run.optimizer.base_lr is None):

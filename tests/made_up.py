@@ -25,7 +25,8 @@ SPEC = Spec(
     global_batch=B,
     size=TOWER.size,
     towers={"encoder": TOWER},
-    classes={"identity": 12},
+    classes={"identity": 12, "clip": 2, "frame": 2},
+    attributes=("one", "two", "three"),
     aug={"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
 )
 DRAW = Draw(jax.random.key(1), jnp.arange(B, dtype=jnp.int32))
@@ -65,6 +66,7 @@ def shown(kind: str, seed: int, size: int) -> dict[str, jax.Array]:
     return {
         "image": jnp.asarray(image, jnp.float32),
         "regions": jnp.asarray(_regions(rng, size), jnp.uint8),
+        "landmarks": jnp.asarray(rng.uniform(0, size, (B, 68, 2)), jnp.float32),
         "box": jnp.tile(jnp.array([[0.0, 0.0, size, size]]), (B, 1)),
         "flipped": jnp.zeros(B, bool),
     }
@@ -104,13 +106,20 @@ def features(p: Pass, spec: Spec = SPEC, kind: str = "ordinary", seed: int = 0) 
 def batch(spec: Spec = SPEC, seed: int = 0) -> dict[str, jax.Array]:
     """The fields that test objectives read."""
     rng = np.random.default_rng(seed)
-    return {
-        "image": jnp.asarray(rng.integers(0, 256, (B, spec.size, spec.size, 3)), jnp.uint8),
+    image = jnp.asarray(rng.integers(0, 256, (B, spec.size, spec.size, 3)), jnp.uint8)
+    fields = {
         "identity": jnp.asarray(rng.integers(0, spec.classes["identity"], B), jnp.int32),
-        "has_identity": jnp.arange(B) != 2,
         "feature": jnp.asarray(rng.normal(size=(B, 8)), jnp.float32),
-        "has_feature": jnp.arange(B) != 5,
+        "attributes": jnp.asarray(rng.integers(-1, 2, (B, 3)), jnp.int8),
+        "landmarks": jnp.asarray(rng.uniform(0, spec.size, (B, 68, 2)), jnp.float32),
+        "age": jnp.asarray(rng.uniform(18, 80, B), jnp.float32),
+        # Two clips of two people in two frames.
+        "clip": jnp.asarray(np.arange(B) // 4, jnp.int32),
+        "frame": jnp.asarray(np.arange(B) // 2 % 2, jnp.int32),
     }
+    known = {f"has_{name}": jnp.ones(B, bool) for name in fields}
+    known |= {"has_identity": jnp.arange(B) != 2, "has_feature": jnp.arange(B) != 5}
+    return {"image": image, **fields, **known}
 
 
 @dataclass(frozen=True)

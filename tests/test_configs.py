@@ -27,6 +27,8 @@ FIELDS = {
     "age": lambda S: ((), jnp.float32),
     "pose": lambda S: ((3,), jnp.float32),
     "feature": lambda S: ((128,), jnp.float32),
+    "clip": lambda S: ((), jnp.int32),
+    "frame": lambda S: ((), jnp.int32),
 }
 
 
