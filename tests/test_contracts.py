@@ -30,6 +30,7 @@ from facejax.contracts import (
     Vars,
     View,
 )
+from facejax.errors import UserError
 from facejax.losses import sum_terms
 from facejax.schedule import Schedule
 
@@ -226,6 +227,21 @@ def test_objective_preview_is_columns_of_images(objective):
         assert np.isfinite(images).all()
 
 
+def fitting(passes) -> list[str]:
+    """The modifiers that don't refuse an objective with these passes."""
+    found = []
+    for name in plugins.names("modifier"):
+        module = load("modifier", name)
+        refused = False
+        if hasattr(module, "passes"):
+            try:
+                module.passes(module.Config.tiny(), passes, made_up.SPEC)
+            except UserError:
+                refused = True
+        found += [] if refused else [name]
+    return found
+
+
 def test_states_of_all_objectives_survive_a_checkpoint_on_another_mesh(tmp_path):
     section = {}
     for name in plugins.names("objective"):
@@ -233,7 +249,9 @@ def test_states_of_all_objectives_survive_a_checkpoint_on_another_mesh(tmp_path)
         config = module.Config.tiny()
         section[name] = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
         if module.init(config, jax.random.key(0), made_up.SPEC).pairs:
-            section[name]["modifiers"] = {m: {} for m in plugins.names("modifier")}
+            section[name]["modifiers"] = {
+                m: {} for m in fitting(module.passes(config, made_up.SPEC))
+            }
     optimizer = {"name": "adamw", "lr": 1e-3}
     program = program_of(
         resolve(section, encoder={"name": "toy", "norm": True}, optimizer=optimizer)
