@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from facejax import command_line, config, state
-from facejax.contracts import Spec
+from facejax.contracts import Spec, TowerSpec
 from facejax.step import train_step
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("[!_]*.py"))
@@ -20,6 +20,7 @@ ATTRIBUTES = tuple(f"attribute {i}" for i in range(40))
 FIELDS = {
     "image": lambda S: ((S, S, 3), jnp.uint8),
     "regions": lambda S: ((S, S), jnp.uint8),
+    "generated": lambda S: ((S, S, 3), jnp.uint8),
     "landmarks": lambda S: ((68, 2), jnp.float32),
     "attributes": lambda S: ((len(ATTRIBUTES),), jnp.int8),
     "identity": lambda S: ((), jnp.int32),
@@ -79,12 +80,18 @@ def test_step_traces(path):
         artifacts=run.artifacts,
         aug={"mean": run.data.mean, "std": run.data.std},
     )
-    program = state.plan(run, spec)
+    # A fixed encoder that a config names is not there; the run's own stands in for it.
+    tower = run.towers["encoder"]
+    paths = state.frozen_paths(run, spec)
+    program = state.plan(run, spec, dict.fromkeys(paths, (tower.module, tower.config)))
+    key = jax.random.key(0)
+    init = jax.eval_shape(lambda: tower.module.init(tower.config, key, TowerSpec()))
     before = state.shapes(program)
     after, metrics = jax.eval_shape(
-        lambda current, batch: train_step(program, current, batch, {}),
+        lambda current, batch, frozen: train_step(program, current, batch, frozen),
         before,
         batch_shapes(program),
+        dict.fromkeys(paths, init),
     )
     assert jax.tree.structure(after) == jax.tree.structure(before)
     assert [(x.shape, x.dtype) for x in jax.tree.leaves(after)] == [
