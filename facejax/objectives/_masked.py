@@ -3,8 +3,6 @@
 B rows, N patches, K kept ones, P prefix tokens that a decoder sees, D width.
 """
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -115,9 +113,6 @@ def pictures(
         deviation = jnp.sqrt(image.var(-1, ddof=1, keepdims=True) + 1e-6)
         pred = pred * deviation + image.mean(-1, keepdims=True)
     removed = (features.mask & masking.REMOVED).astype(bool)[..., None]
-    columns: Sequence[jax.Array] = (
-        image,
-        jnp.where(removed, 0.0, image),
-        jnp.where(removed, pred, image),
-    )
-    return {n: masking.unpatchify(x, tower.patch, grid) for n, x in zip(PREVIEW, columns)}
+    seen, rebuilt = (jnp.where(removed, x, image) for x in (0.0, pred))
+    columns = zip(PREVIEW, (image, seen, rebuilt))
+    return {name: masking.unpatchify(x, tower.patch, grid) for name, x in columns}

@@ -54,7 +54,7 @@ class Config:
 
     @classmethod
     def tiny(cls) -> "Config":
-        return cls(layers=2)
+        return cls(layers=1)
 
 
 def passes(cfg: Config, spec: Spec) -> dict[str, Pass]:

@@ -13,7 +13,7 @@ from facejax.errors import UserError
 from facejax.objectives import data2vec
 from facejax.ops.masking import Block
 
-CONFIG = data2vec.Config.tiny()
+CONFIG = data2vec.Config(layers=2)
 VIT = {"name": "vit", "width": 16, "depth": 1, "heads": 2, "patch": 4}
 
 
@@ -36,7 +36,7 @@ def reference(params, feats, beta=2.0):
 @pytest.fixture(scope="module")
 def case() -> Case:
     """With weights so large that errors lie on both sides of beta."""
-    return moved(Case.of(data2vec), by=1.0)
+    return moved(Case.of(data2vec, CONFIG), by=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_no_gradient_reaches_the_teacher():
 def test_more_blocks_than_there_are_is_an_error():
     spec = dataclasses.replace(SPEC, towers={"encoder": Tower(8, 8, 4, 1, 16, depth=1)})
     with pytest.raises(UserError, match="layers: 2 blocks of an encoder that has 1"):
-        Case.of(data2vec, spec=spec)
+        Case.of(data2vec, CONFIG, spec)
 
 
 def test_collapsed_targets_show(case):
