@@ -7,8 +7,8 @@ Hardware: 2 CPU cores
 Time:     not measured
 Result:   not measured
 
-The report shows faces warped to one another. What it trains is dense: the embedding is a mean of the
-patch tokens.
+The report shows faces warped to one another. What it trains is dense: the embedding is the mean of
+the patch tokens.
 """
 
 from ml_collections import ConfigDict

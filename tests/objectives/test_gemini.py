@@ -228,7 +228,6 @@ def test_a_known_smooth_warp_is_found():
     assert after < 0.25  # of a pixel; the smoothness keeps it from the bump's full height
     missed = [float(jnp.mean(jnp.abs(warping.warp(face, x, 3) - target))) for x in (0 * flow, flow)]
     assert missed[1] < 0.2 * missed[0]
-    assert not warping.folded(flow).any()
 
 
 def test_restoration_sees_corrupted_tokens_and_nothing_else_does(case):
