@@ -82,6 +82,7 @@ def test_a_spike_is_reported_with_its_batch(tmp_path):
     output = train(
         run,
         "--config.steps=95",
+        "--config.optimizer={'name': 'sgd', 'lr': 1e-9}",
         spike,
         program=("tests/with_plugins.py",),
     )
