@@ -19,7 +19,8 @@ give the base exactly. Where anchors have several positives (MoCo with `keys`), 
 they have one, the anchors of an image within one call of `modify` do (MoCo v3 with `views`). The
 reference code's loss is half of this for two views, where this is MoCo v3.
 
-With one positive there is nothing to choose: pi+ is 1, and "weights" is the base.
+With one positive there is nothing to choose: pi+ is 1, and "weights" is the base. Every anchor is a
+query; the paper takes each view in turn, MoCo only its query view.
 """
 
 import dataclasses

@@ -95,7 +95,7 @@ def parts(cos: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
 def transform(cfg: Config, params, state, pairs: Pairs, ctx: Ctx) -> tuple[Pairs, Loss]:
     given = _anchors.wide(pairs)
     P = state["prototypes"].astype(given.q.dtype)
-    k = jax.lax.stop_gradient(given.k[:, 0])
+    k = similarity.l2_normalize(jax.lax.stop_gradient(given.k[:, 0]))
     others, between = _anchors.products(k, P), _anchors.products(P, P)
     own = jnp.argmax(others, axis=1)[:, None]
     which, hardness = _drawn(cfg, ctx.draw, given.owner)

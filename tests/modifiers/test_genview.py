@@ -8,13 +8,16 @@ import made_up
 import numpy as np
 import pytest
 from made_up import SPEC, B, Rewriting, base
-from support import assert_close, resolve, steps
+from support import assert_close, batch_of, program_of, resolve, steps
 
+from facejax import state
 from facejax.contracts import Aug, Ema, Features, Frozen, Pass, Student, TowerSpec, View
 from facejax.encoders import toy
 from facejax.errors import UserError
 from facejax.modifiers import genview
+from facejax.objectives import simclr
 from facejax.ops import masking
+from facejax.step import train_step
 
 WIDTH, N, D = 6, 16, 5
 
@@ -202,6 +205,26 @@ def test_its_features_come_out_of_the_step(teacher):
         assert metrics["simclr/genview.quality"].counts.sum() == 8
         assert 1 < metrics["simclr/genview.largest_weight"] < 8
     assert first["simclr/genview.foreground"] != second["simclr/genview.foreground"]
+
+
+def test_an_objective_sees_its_own_features_alone(monkeypatch, teacher):
+    loss, seen = simclr.loss, []
+
+    def watched(cfg, params, ema, state, feats, batch, ctx):
+        seen.append((set(feats), set(ctx.feats), {f.tokens is None for f in feats.values()}))
+        return loss(cfg, params, ema, state, feats, batch, ctx)
+
+    monkeypatch.setattr(simclr, "loss", watched)
+    program = program_of(run_of(encoder="teacher"), teacher["frozen"])
+    batch = {"image": batch_of(program.run)["image"]}
+    jax.eval_shape(
+        lambda now: train_step(program, now, batch, teacher["frozen_params"]), state.shapes(program)
+    )
+    assert seen
+    for own, modifiers, bare in seen:
+        assert (own, bare) == ({"a", "b"}, {True})
+        assert modifiers == {"genview/a", "genview/b"}
+    assert state.frozen_paths(program.run, program.spec) == ("teacher",)
 
 
 def test_accumulation_keeps_its_features(teacher):

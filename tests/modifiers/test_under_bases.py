@@ -70,6 +70,14 @@ def test_swav_refuses_anchors_that_it_has_no_codes_for(name):
         jax.eval_shape(lambda now: train_step(program, now, batch, {}), state.shapes(program))
 
 
+def test_what_does_not_fit_is_told_by_its_key():
+    amcl = {"amcl": {**ALL["amcl"], "form": "contrast"}}
+    program = program_of(resolve(section("simsiam", modifiers=amcl)))
+    batch = {"image": batch_of(program.run)["image"]}
+    with pytest.raises(UserError, match=r"config\.objective\.simsiam\.modifiers\.amcl\.form: "):
+        jax.eval_shape(lambda now: train_step(program, now, batch, {}), state.shapes(program))
+
+
 @pytest.mark.slow
 def test_meshes_agree_and_prototypes_grow_under_moco():
     """AMCL left out: the loss that it replaces is the one that the others act on."""
