@@ -6,8 +6,9 @@
 The objective section is the config's; encoder, faces and optimiser are the same for all. People
 differ in geometry alone, and their pictures in what crops and colour jitter take away too. The
 numbers are the last training loss, and kNN over unseen people and the effective rank of their
-embeddings: of the encoder, of the same at random initialisation and of pixels. With `--shuffle` everything is as before
-but what belongs together (`shuffled`): what is then still learned needs no pairs.
+embeddings: of the encoder, of the same at random initialisation and of pixels. With `--shuffle`
+everything is as before but what belongs together (`shuffled`): what is then still learned needs no
+pairs.
 """
 
 import dataclasses
