@@ -5,9 +5,10 @@
 
 The objective section is the config's; encoder, faces and optimiser are the same for all. People
 differ in geometry alone, and their pictures in what crops and colour jitter take away too. The
-numbers are kNN over unseen people and the effective rank of their embeddings: of the encoder, of
-the same encoder at random initialisation and of pixels. With `--shuffle` everything is as before
-but what belongs together (`shuffled`): what is then still learned needs no pairs.
+numbers are the last training loss, and kNN over unseen people and the effective rank of their
+embeddings: of the encoder, of the same at random initialisation and of pixels. With `--shuffle`
+everything is as before but what belongs together (`shuffled`): what is then still learned needs no
+pairs.
 """
 
 import dataclasses
@@ -20,12 +21,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from facejax import cli, command_line, config
-from facejax.contracts import Features
+from facejax import cli, command_line, config, state
+from facejax.contracts import Features, Student
+from facejax.data.mixture import open_sources
 from facejax.data.sources import synthetic
 from facejax.evaluators._metrics import unit
-from facejax.metrics import load_eval
-from facejax.session import prepare
+from facejax.metrics import load_eval, read_jsonl
+from facejax.session import prepare, spec_of
 from facejax.train import train
 
 STEPS = 300
@@ -49,6 +51,11 @@ def effective_rank(embeddings: np.ndarray) -> float:
     values = np.linalg.svd(unit(embeddings), compute_uv=False)
     share = values[values > 0] / values.sum()
     return float(np.exp(-np.sum(share * np.log(share))))
+
+
+def last_loss(workdir: Path) -> float:
+    """The training loss of the last line that has one."""
+    return [row["loss"] for row in read_jsonl(workdir / "metrics.jsonl") if "loss" in row][-1]
 
 
 def measured(workdir: Path, label: str, metric: str, step: int) -> dict[str, dict[str, float]]:
@@ -162,6 +169,16 @@ def lacking(run: config.Run) -> set[str]:
     return fields_of(run) - offered.keys()
 
 
+def embeds(run: config.Run) -> bool:
+    """Whether an objective trains the pooled embedding itself, not only what it is pooled from."""
+    program = state.plan(run, spec_of(run, open_sources(run.data.sources)))
+    return any(
+        isinstance(p.weights, Student) and "pooled" in p.outputs
+        for named in program.passes.values()
+        for p in named.values()
+    )
+
+
 def with_modifier(objective: dict[str, Any], name: str) -> dict[str, Any]:
     """An objective section whose every objective has a modifier, with the modifier's defaults."""
     return {label: {**options, "modifiers": {name: {}}} for label, options in objective.items()}
@@ -182,7 +199,8 @@ def run(argv: list[str]) -> None:
     resolved = config.resolve(setting(objective, args.steps))
     args.workdir.mkdir(parents=True, exist_ok=True)
     train(prepare(shuffled(resolved) if args.shuffle else resolved, args.workdir))
-    print(json.dumps(measured(args.workdir, "knn", "knn@5", args.steps)))
+    found = measured(args.workdir, "knn", "knn@5", args.steps)
+    print(json.dumps({"loss": last_loss(args.workdir), **found}))
 
 
 if __name__ == "__main__":
