@@ -217,6 +217,7 @@ class MlpHead(nn.Module):
         widths: output width of each Linear layer.
         norm: after every Linear but the last; "batch" uses `BatchNorm` and Linears without bias.
         final_norm: whether the norm, without scale and bias, follows the last Linear too.
+        final_bias: whether the last Linear has a bias, where no batch norm follows.
         activation: "relu" or "gelu" (exact).
         dtype: compute dtype.
     """
@@ -224,6 +225,7 @@ class MlpHead(nn.Module):
     widths: tuple[int, ...]
     norm: Literal["none", "layer", "batch"] = "none"
     final_norm: bool = False
+    final_bias: bool = True
     activation: Literal["relu", "gelu"] = "relu"
     dtype: Any = None
 
@@ -233,7 +235,7 @@ class MlpHead(nn.Module):
         last = len(self.widths) - 1
         for i, width in enumerate(self.widths):
             normed = self.norm != "none" and (i < last or self.final_norm)
-            bias = not (normed and self.norm == "batch")
+            bias = not (normed and self.norm == "batch") and (i < last or self.final_bias)
             x = dense(width, use_bias=bias, dtype=self.dtype, name=f"fc_{i}")(x)
             if normed and self.norm == "batch":
                 x = BatchNorm(affine=i < last, name=f"norm_{i}")(x)

@@ -59,7 +59,10 @@ def make(shape: MeshShape, devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def within(mesh: Mesh, function: Callable) -> Callable:
-    """`function`, traced with `mesh` ambient: the collectives in `ops` find it there."""
+    """`function` to be jitted, traced with `mesh` ambient: collectives in `ops` find it there.
+
+    Its arguments have to lie on the mesh, else the program is compiled for one device.
+    """
 
     @functools.wraps(function)
     def traced(*args):

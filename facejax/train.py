@@ -22,7 +22,7 @@ from facejax.data import pipeline
 from facejax.data.reading import Reading
 from facejax.errors import TrainingFailed
 from facejax.export._run import export_run
-from facejax.metrics import Writer, save_preview
+from facejax.metrics import Writer, read_jsonl, save_preview
 from facejax.preview import previews
 from facejax.session import Session, prepare, starting_state, write_config
 from facejax.step import train_step
@@ -61,6 +61,10 @@ def _steps(session: Session, writer: Writer, current: state.TrainState, start, d
     step_fn = compiled_step(session)
     books = Books(session, writer, start)
     batches = iter(read_batches(session, start, reading))
+    missed = [e for e in due_evaluations(session, start) if not _evaluated(session, e.label, start)]
+    if missed:  # killed between the checkpoint and its evaluation
+        with dog.phase("evaluating"):
+            evaluate_state(session, writer, current, start, missed)
     with books.progress:
         for step in range(start + 1, run.steps + 1):
             with dog.phase("waiting for input"), books.timer.waiting():
@@ -175,12 +179,17 @@ def read_batches(session: Session, start: int, reading: Reading) -> Iterator[pip
     )
 
 
+def _evaluated(session: Session, label: str, step: int) -> bool:
+    rows = read_jsonl(session.workdir / "metrics.jsonl")
+    return any(k.startswith(f"eval/{label}/") for row in rows if row["step"] == step for k in row)
+
+
 def due_evaluations(session: Session, step: int) -> list[evaluate.Evaluation]:
     """The evaluations scheduled for this step; the end of the run is `finish`'s."""
     return [
         e
         for e in session.evaluations
-        if e.entry.every_steps and step % e.entry.every_steps == 0 and step < session.run.steps
+        if e.entry.every_steps and step % e.entry.every_steps == 0 and 0 < step < session.run.steps
     ]
 
 

@@ -150,6 +150,9 @@ def test_mlp_head_is_its_equation(norm_kind, final):
     biased = {name for name in params if "bias" in params[name] and name.startswith("fc")}
     unbiased = {"fc_0"} | ({"fc_1"} if final else set()) if norm_kind == "batch" else set()
     assert biased == {"fc_0", "fc_1"} - unbiased
+    bare, _ = made(layers.MlpHead((10, 4), norm_kind, final, final_bias=False), x)
+    assert bare["fc_1"].keys() == {"kernel"}
+    assert bare["fc_0"].keys() == params["fc_0"].keys()
 
 
 def test_batch_norm_counts_in_float32():

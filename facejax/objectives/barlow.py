@@ -50,7 +50,8 @@ def passes(cfg: Config, spec: Spec) -> dict[str, Pass]:
 
 
 def _projector(cfg: Config) -> layers.MlpHead:
-    return layers.MlpHead((cfg.hidden,) * (cfg.depth - 1) + (cfg.out,), norm="batch")
+    widths = (cfg.hidden,) * (cfg.depth - 1) + (cfg.out,)
+    return layers.MlpHead(widths, norm="batch", final_bias=False)
 
 
 def init(cfg: Config, rng: jax.Array, spec: Spec) -> Vars:

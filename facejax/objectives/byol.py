@@ -53,7 +53,7 @@ def passes(cfg: Config, spec: Spec) -> dict[str, Pass]:
 
 def _head(cfg: Config) -> layers.MlpHead:
     """Projector and predictor have one shape."""
-    return layers.MlpHead((cfg.hidden, cfg.out), norm="batch")
+    return layers.MlpHead((cfg.hidden, cfg.out), norm="batch", final_bias=False)
 
 
 def init(cfg: Config, rng: jax.Array, spec: Spec) -> Vars:
@@ -83,11 +83,11 @@ def loss(cfg: Config, params, ema, state, feats, batch, ctx: Ctx) -> Loss:
     B = len(p["a"])
     pairs = ctx.modify(
         Pairs(
-            q=jnp.concatenate([p["a"], p["b"]]),
-            k=jnp.concatenate([z["b"], z["a"]])[:, None],
+            q=similarity.interleave(p["a"], p["b"]),
+            k=similarity.interleave(z["b"], z["a"])[:, None],
             neg=jnp.zeros((0, cfg.out)),
             tau=1.0,
-            owner=jnp.tile(jnp.arange(B), 2),
+            owner=jnp.repeat(jnp.arange(B), 2),
             neg_owner=jnp.zeros(0, jnp.int32),
             positive=jnp.ones((2 * B, 1), bool),
             weight=jnp.ones(2 * B),

@@ -102,15 +102,15 @@ def loss(cfg: Config, params, ema, state, feats, batch, ctx: Ctx) -> Loss:
     image = jnp.arange(len(keys[0]))
     each = []
     for v, k in enumerate(keys):
-        q = jnp.concatenate([q for u, q in enumerate(queries) if u != v])
+        q = similarity.interleave(*(q for u, q in enumerate(queries) if u != v))
         A, others = len(q), cfg.views - 1
         pairs = ctx.modify(
             Pairs(
                 q=q,
-                k=jnp.tile(k, (others, 1))[:, None],
+                k=jnp.repeat(k, others, axis=0)[:, None],
                 neg=k,
                 tau=cfg.tau,
-                owner=jnp.tile(image, others),
+                owner=jnp.repeat(image, others),
                 neg_owner=image,
                 positive=jnp.ones((A, 1), bool),
                 weight=jnp.ones(A),

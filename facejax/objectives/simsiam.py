@@ -88,11 +88,11 @@ def loss(cfg: Config, params, ema, state, feats, batch, ctx: Ctx) -> Loss:
     B = len(p["a"])
     pairs = ctx.modify(
         Pairs(
-            q=jnp.concatenate([p["a"], p["b"]]),
-            k=jnp.concatenate([z["b"], z["a"]])[:, None],
+            q=similarity.interleave(p["a"], p["b"]),
+            k=similarity.interleave(z["b"], z["a"])[:, None],
             neg=jnp.zeros((0, cfg.out)),
             tau=1.0,
-            owner=jnp.tile(jnp.arange(B), 2),
+            owner=jnp.repeat(jnp.arange(B), 2),
             neg_owner=jnp.zeros(0, jnp.int32),
             positive=jnp.ones((2 * B, 1), bool),
             weight=jnp.ones(2 * B),

@@ -78,7 +78,8 @@ def loss(cfg: Config, params, ema, state, feats, batch, ctx: Ctx) -> Loss:
     # Class numbers are not negative, so these are nobody else's.
     alone = -1 - jnp.arange(len(z_a))
     owner = jnp.where(batch[f"has_{cfg.label}"], batch[cfg.label], alone)
-    each = similarity.sup_con(jnp.concatenate([z_a, z_b]), jnp.tile(owner, 2), cfg.tau)
+    z = similarity.interleave(z_a, z_b)
+    each = similarity.sup_con(z, jnp.repeat(owner, 2), cfg.tau)
     return Loss(
         {"supcon": Term.mean(each, weight=cfg.tau / cfg.base_tau)},
         metrics=_measures.compared(z_a, z_b),

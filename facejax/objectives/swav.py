@@ -127,14 +127,14 @@ def loss(cfg: Config, params, ema, state, feats, batch, ctx: Ctx) -> Loss:
     ]
     pairs = ctx.modify(
         Pairs(
-            q=z.reshape(V * B, cfg.out),
-            k=jnp.tile(jnp.stack([z[0], z[1]], axis=1), (V, 1, 1)),
+            q=similarity.interleave(*z),
+            k=jnp.repeat(jnp.stack([z[0], z[1]], axis=1), V, axis=0),
             neg=jnp.zeros((0, cfg.out)),
             tau=1.0,
-            owner=jnp.tile(jnp.arange(B), V),
+            owner=jnp.repeat(jnp.arange(B), V),
             neg_owner=jnp.zeros(0, jnp.int32),
             # A global crop is no positive of itself.
-            positive=jnp.repeat(jnp.arange(V), B)[:, None] != jnp.arange(2)[None],
+            positive=jnp.tile(jnp.arange(V), B)[:, None] != jnp.arange(2)[None],
             weight=jnp.ones(V * B),
         )
     )
@@ -143,7 +143,7 @@ def loss(cfg: Config, params, ema, state, feats, batch, ctx: Ctx) -> Loss:
         raise UserError("config.objective", f"swav {what}", "drop the others")
     # A crop is held to the sum of its targets: the codes of the global crops other than itself.
     target = jnp.stack([q[1], q[0], *[q[0] + q[1]] * (V - 2)])
-    each = centring.cross_entropy(target, s, cfg.tau).ravel() * pairs.weight
+    each = centring.cross_entropy(target, s, cfg.tau).T.ravel() * pairs.weight
     return Loss(
         {"swapped": Term(jnp.sum(each), jnp.float32(2 * (V - 1) * B))},
         stats={name: z[i] for i, name in enumerate(GLOBALS)} if cfg.queue else {},

@@ -44,5 +44,5 @@ def enqueue(queue: Queue, rows: jax.Array) -> Queue:
     size, entering = len(queue["rows"]), len(rows)
     check(size, entering)
     rows = rows.astype(queue["rows"].dtype)
-    written = jax.lax.dynamic_update_slice(queue["rows"], rows, (queue["pointer"], 0))
+    written = jax.lax.dynamic_update_slice_in_dim(queue["rows"], rows, queue["pointer"], 0)
     return {"rows": written, "pointer": (queue["pointer"] + entering) % size}

@@ -135,7 +135,7 @@ def deviation(z: jax.Array) -> jax.Array:
 
 
 def sup_con(z: jax.Array, owner: jax.Array, tau: float) -> jax.Array:
-    """The supervised contrastive loss of each row, written densely (Khosla et al. 2020, eq. 2).
+    """The supervised contrastive loss of each row (Khosla et al. 2020, arXiv:2004.11362, eq. 2).
 
     The positives of a row are all other rows of its owner, and each of them is held against *all*
     other rows, positives included:
@@ -150,14 +150,10 @@ def sup_con(z: jax.Array, owner: jax.Array, tau: float) -> jax.Array:
     Returns:
         f32[A] (wider if the features are); 0 for a row without a positive.
     """
-    z = _wide(z)
-    logits = jnp.matmul(z, z.T, precision=PRECISION) / tau
-    others = ~jnp.eye(len(z), dtype=bool)
-    positive = (owner[:, None] == owner[None]) & others
-    count = jnp.sum(positive, 1)
-    mean = jnp.sum(jnp.where(positive, logits, 0.0), 1) / jnp.maximum(count, 1)
-    total = jax.nn.logsumexp(jnp.where(others, logits, -jnp.inf), 1)
-    return jnp.where(count > 0, total - mean, 0.0)
+    z, row = _wide(z), jnp.arange(len(z))
+    found = logits.log_totals(z / tau, z, row, row, owner, owner)
+    mean = found.kin / jnp.maximum(found.count, 1)
+    return jnp.where(found.count > 0, found.rows - mean, 0.0)
 
 
 def clip_softmax(x: jax.Array, y: jax.Array, scale: jax.Array | float) -> jax.Array:

@@ -61,7 +61,7 @@ def test_gradient_is_that_of_the_loss():
 def bare(**options):
     """One linear layer, so that features can be set: projection = features @ kernel."""
     case = Case.of(barlow, dataclasses.replace(CONFIG, depth=1, **options))
-    params = {"fc_0": {"kernel": jnp.eye(8), "bias": jnp.zeros(8)}}
+    params = {"fc_0": {"kernel": jnp.eye(8)}}
     return case, dataclasses.replace(case.inputs(), params={"projector": params})
 
 
@@ -79,23 +79,25 @@ def test_identical_white_features_cost_nothing():
     two = np.array([[1, 1], [1, -1]])
     white = np.kron(np.kron(two, two), two)[:, 1:]
     case = dataclasses.replace(case, config=dataclasses.replace(case.config, out=7))
-    kernel = {"kernel": jnp.eye(8)[:, :7], "bias": jnp.zeros(7)}
+    kernel = {"kernel": jnp.eye(8)[:, :7]}
     given = dataclasses.replace(given, params={"projector": {"fc_0": kernel}})
+    value = jax.jit(case.value)
     padded = np.concatenate([white, np.zeros((8, 1))], 1)
-    assert float(case.value(with_features(given, padded, padded))) < 1e-8
+    assert float(value(with_features(given, padded, padded))) < 1e-8
     # Shuffled images agree on nothing: all seven features lose their correlation or change it.
     shuffled = padded[[1, 2, 3, 0, 5, 6, 7, 4]]
-    assert float(case.value(with_features(given, padded, shuffled))) > 1
+    assert float(value(with_features(given, padded, shuffled))) > 1
 
 
 def test_features_may_be_scaled_up_and_shifted():
     case, given = bare()
     a, b = (np.asarray(given.feats[v].pooled, np.float64) for v in "ab")
-    want = case.value(with_features(given, a, b))
+    value = jax.jit(case.value)
+    want = value(with_features(given, a, b))
     scale, shift = np.linspace(1, 5, 8), np.linspace(-3, 3, 8)
-    got = case.value(with_features(given, a * scale + shift, b * scale[::-1] - shift))
+    got = value(with_features(given, a * scale + shift, b * scale[::-1] - shift))
     np.testing.assert_allclose(got, want, rtol=1e-4)
-    turned = case.value(with_features(given, -a, b))
+    turned = value(with_features(given, -a, b))
     assert turned > want + 1
 
 
@@ -107,6 +109,7 @@ def test_weights_are_shares_of_images():
     twice = [np.concatenate([x[:4], x[:4], x[4:]]) for x in z]
     weight = jnp.where(jnp.arange(B) < 4, 2.0, 1.0)
 
+    @jax.jit
     def weighted(by):
         loss = rewritten(case, given, lambda p: dataclasses.replace(p, weight=by))
         return sum(t.weight * t.value() for t in loss.terms.values())
