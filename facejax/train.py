@@ -26,7 +26,7 @@ from facejax.metrics import Progress, StepTimer, Writer, save_preview
 from facejax.peaks import peak_flops
 from facejax.preview import previews
 from facejax.session import Session, prepare, starting_state, write_config
-from facejax.step import train_step
+from facejax.step import jitted
 
 PREEMPTED = 75
 
@@ -53,7 +53,7 @@ def train(session: Session) -> int:
 def _steps(session: Session, writer: Writer, current: state.TrainState, start: int):
     """Runs steps `start` to the end; None when asked to stop (everything is then saved)."""
     run = session.run
-    step_fn = compiled_step(session)
+    step_fn = jitted(session.program, session.mesh)
     rejected = Rejected(session.workdir / "rejected.csv")
     timer, progress = _timer(session), Progress(run.steps, start)
     late: tuple[int, dict, list] | None = None
@@ -111,17 +111,6 @@ def _trace(session: Session, step: int, metrics: Mapping[str, Any]) -> None:
         jax.profiler.start_trace(session.workdir / "profile")
     elif step == last:
         jax.profiler.stop_trace()
-
-
-def compiled_step(session: Session):
-    """The jitted step; the state is donated and keeps its placement."""
-    program, devices = session.program, session.mesh
-    placed = state.placement(program, devices)
-    return jax.jit(
-        lambda s, batch, frozen: train_step(program, s, batch, frozen),
-        donate_argnums=0,
-        out_shardings=(placed, mesh.replicated(devices)),
-    )
 
 
 def read_batches(session: Session, start: int) -> Iterator[pipeline.HostBatch]:

@@ -1,7 +1,6 @@
 """What tests of the step share: resolved runs without files, batches, programs, states."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 from facejax import config, mesh, state
 from facejax.config import MeshShape, Run
 from facejax.contracts import Spec
-from facejax.step import train_step
+from facejax.step import jitted
 
 SIZE, CLASSES = 16, 12
 
@@ -65,12 +64,7 @@ def steps(
     program = program_of(run, frozen)
     grid = mesh.make(MeshShape(*shape), jax.devices()[:devices])
     current = state.create(program, grid)
-    placed = state.placement(program, grid)
-    step = jax.jit(
-        functools.partial(train_step, program),
-        donate_argnums=0,
-        out_shardings=(placed, mesh.replicated(grid)),
-    )
+    step = jitted(program, grid)
     history = []
     for n in range(count):
         batch = {k: v for k, v in batch_of(run, n).items() if k in program.fields()}

@@ -43,6 +43,7 @@ class Config:
         decoder_width: its width; None is half the encoder's, rounded up to a multiple of 32.
         decoder_heads: its attention heads; None is one per 32 channels.
         dtype: compute type of the decoder; follows the run's.
+        remat: what the decoder's backward pass recomputes; follows the run's.
     """
 
     ratio: float = 0.75
@@ -54,6 +55,7 @@ class Config:
     decoder_width: int | None = None
     decoder_heads: int | None = None
     dtype: str = "float32"
+    remat: layers.Remat = "none"
 
     @classmethod
     def tiny(cls) -> "Config":
@@ -72,11 +74,15 @@ class Decoder(nn.Module):
     heads: int
     out: int
     dtype: str
+    remat: layers.Remat
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        block = layers.Block
+        if self.remat != "none":
+            block = nn.remat(block, policy=layers.remat_policy(self.remat))
         for i in range(self.depth):
-            x = layers.Block(self.width, self.heads, dtype=self.dtype, name=f"blocks_{i:02d}")(x)
+            x = block(self.width, self.heads, dtype=self.dtype, name=f"blocks_{i:02d}")(x)
         x = layers.layer_norm(x, "norm")
         return _wide(layers.dense(self.out, dtype=self.dtype, name="pred")(x))
 
@@ -91,7 +97,7 @@ def _decoder(cfg: Config, spec: Spec) -> Decoder:
     tower = spec.towers["encoder"]
     width = cfg.decoder_width or -(-tower.width // 64) * 32
     heads = cfg.decoder_heads or max(width // 32, 1)
-    return Decoder(width, cfg.decoder_depth, heads, tower.patch**2 * 3, cfg.dtype)
+    return Decoder(width, cfg.decoder_depth, heads, tower.patch**2 * 3, cfg.dtype, cfg.remat)
 
 
 def init(cfg: Config, rng: jax.Array, spec: Spec) -> Vars:
