@@ -8,8 +8,9 @@ compute them twice. Arrays with rows are split over all devices, parameters and 
 `fsdp`; a weight is gathered, in its compute type, where a product reads it. What compilers add on
 top (tiles, fragments, transposed copies) is left out: on TPUs they need up to twice as much.
 
-Collectives: a product of rows and a parameter gathers the parameter, a product that sums over the
-rows reduces the gradient, a product of rows and rows gathers the smaller of the two.
+Collectives: a product of rows and a parameter gathers the parameter, and one that sums over the rows
+reduces the gradient; where the rows are fewer bytes, they move instead. Pairs of rows with rows are
+not counted: their collectives are the business of the loss.
 
 The bounds of the time hold on their own; a real step takes longer than the largest.
 """
@@ -164,8 +165,7 @@ class _Walk:
         """Bytes of the whole weights that a product reads, and of the gradient that it makes."""
         if not op.flops:
             return 0.0
-        kinds = ("all-gather", "reduce-scatter")
-        return sum(w.bytes for w in self._wires(steps, op) if w.kind in kinds)
+        return sum(w.bytes for w in self._wires(steps, op) if w.kind != "all-reduce")
 
     def _wires(self, steps: Steps, op: Op) -> list[Wire]:
         values = steps.values
@@ -176,23 +176,28 @@ class _Walk:
                 return []
             return [Wire("all-reduce", sent("all-reduce", out.bytes, self.devices), self.devices)]
         a, b = values[op.ins[0]], values[op.ins[1]]
-        wires = []
         if a.rows != b.rows:
-            weight = b if a.rows else a
-            if self.split(weight):
-                size = sent("all-gather", weight.bytes, self.fsdp)
-                wires.append(Wire("all-gather", size, self.fsdp))
-        elif a.rows and not out.rows:
-            part = out.bytes
-            if self.split(out):
-                size = sent("reduce-scatter", out.bytes, self.fsdp)
-                wires.append(Wire("reduce-scatter", size, self.fsdp))
-                part, group = out.bytes / self.fsdp, self.data
-            else:
-                group = self.devices
-            if group > 1:
-                wires.append(Wire("all-reduce", sent("all-reduce", part, group), group))
+            weight, rows = (b, a) if a.rows else (a, b)
+            return self._exchange("all-gather", weight, (rows, out)) if self.split(weight) else []
+        if not a.rows or out.rows:
+            return []
+        wires, part, group = [], out.bytes, self.devices
+        if self.split(out):
+            wires = self._exchange("reduce-scatter", out, (a, b))
+            part, group = out.bytes / self.fsdp, self.data
+        if group > 1:
+            wires.append(Wire("all-reduce", sent("all-reduce", part, group), group))
         return wires
+
+    def _exchange(self, kind: str, whole: Value, rows: tuple[Value, Value]) -> list[Wire]:
+        """A split array's collective, or, if this is less, that of the rows that meet it."""
+        size = sent(kind, whole.bytes, self.fsdp)
+        gathered = sent("all-gather", rows[0].bytes / self.data, self.fsdp)
+        turned = sent("all-to-all", rows[1].bytes / self.devices, self.fsdp)
+        if size <= gathered + turned:
+            return [Wire(kind, size, self.fsdp)]
+        moved = ("all-gather", gathered), ("all-to-all", turned)
+        return [Wire(name, size, self.fsdp) for name, size in moved]
 
 
 def _described(value: Value) -> tuple[str, str]:

@@ -136,9 +136,7 @@ def test_collectives_of_a_loop_count_as_often_as_it_runs():
 
 
 def test_trip_counts_that_xla_states_are_believed():
-    stated = LOOP.replace(
-        "body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"5"}}'
-    )
+    stated = LOOP.replace("body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"5"}}')
     assert hlo.times(hlo.parse(stated))["body"] == 5
 
 
