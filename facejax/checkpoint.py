@@ -1,5 +1,8 @@
 """The only file that touches Orbax: saving, restoring on any mesh, digests.
 
+Every checkpoint carries a checksum per array, taken on the devices before it is written. What is
+read is held to them: storage that loses or changes a single bit is noticed.
+
     python -m facejax.checkpoint DIR [--step=N] --digest
 
 prints one SHA-256 per item (params, stats, opt, ema, objective). A digest covers every array's
@@ -7,11 +10,15 @@ path, type, shape and bytes, so it does not depend on the mesh that wrote the ch
 """
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
+import shutil
+import sys
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +26,19 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from facejax import cli
+from facejax import cli, processes
+from facejax.checksums import checksums
 from facejax.errors import TrainingFailed, UserError
 from facejax.optim import flatten
 from facejax.state import ITEMS, Program, TrainState, placement, shapes
 
-# Orbax and absl print a dozen lines per save; what a user must know is raised as an error.
-logging.getLogger("absl").setLevel(logging.ERROR)
+# Orbax logs a dozen lines per save and a traceback per thread that fails; what a user must know is
+# raised as an error.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+
+class Damaged(Exception):
+    """A checkpoint that cannot be read in full, or whose arrays are not those that were saved."""
 
 
 class Checkpoints:
@@ -46,10 +59,11 @@ class Checkpoints:
                 preservation_policy=ocp.training.preservation_policies.LatestN(keep),
                 cleanup_tmp_directories=True,
             )
-        self._pending = None
+        self._waiter = ThreadPoolExecutor(1)
+        self._pending: Future | None = None
 
     def steps(self) -> list[int]:
-        """The steps of the whole checkpoints, ascending."""
+        """The steps of the finished checkpoints, ascending."""
         if not self.directory.is_dir():
             return []
         folders = [p for p in self.directory.iterdir() if p.name.isdigit()]
@@ -64,10 +78,19 @@ class Checkpoints:
         self.wait()
         if step in self.steps():
             return
+        items = as_dict(state)
         try:
-            self._pending = self._manager.save_async(step, as_dict(state), force=True)
+            written = self._manager.save_async(
+                step, items, force=True, custom_metadata={"checksums": checksums(items)}
+            )
+            self._pending = self._waiter.submit(written.result)
         except (OSError, ValueError) as e:
             raise self._failed(e) from e
+
+    def poll(self) -> None:
+        """Raises the error of the write under way, if it has failed by now."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
 
     def wait(self) -> None:
         """Waits for the write under way and raises its error, if it had one."""
@@ -92,37 +115,111 @@ class Checkpoints:
         if self._manager is not None:
             self._manager.close()
 
+    def restore_newest(
+        self, program: Program, mesh: jax.sharding.Mesh
+    ) -> tuple[TrainState, int] | None:
+        """The newest whole state, on the mesh, with its step; None if nothing was saved yet.
+
+        A damaged checkpoint is set aside as `damaged-<step>`, with a warning, and the one before it
+        is taken; processes agree on which.
+
+        Raises:
+            UserError: see `restore`.
+            TrainingFailed: there are checkpoints, and all are damaged.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            found, reason = None, ""
+            try:
+                found = self.restore(program, mesh, step)
+            except Damaged as e:
+                reason = str(e)
+            if processes.agree(found is not None):
+                return found, step
+            self._set_aside(step, reason or "another process cannot read it")
+        if steps:
+            what = f"all checkpoints are damaged ({', '.join(map(str, steps))}), and were set aside"
+            raise TrainingFailed(str(self.directory), what, "restore one, or use another --workdir")
+        return None
+
+    def _set_aside(self, step: int, reason: str) -> None:
+        if jax.process_index() == 0:
+            print(f"warning: checkpoint {step} is damaged ({reason}); set aside", file=sys.stderr)
+            aside = self.directory / f"damaged-{step}"
+            shutil.rmtree(aside, ignore_errors=True)
+            (self.directory / str(step)).rename(aside)
+        processes.agree(True)  # nobody goes on before it is gone
+
     def restore(self, program: Program, mesh: jax.sharding.Mesh, step: int) -> TrainState:
         """Reads a state onto the mesh, whatever mesh wrote it.
 
         Raises:
             UserError: the checkpoint's arrays are not those of the program (another architecture,
                 objective or optimiser).
+            Damaged: it cannot be read, or is not what was saved.
         """
         wanted = as_dict(shapes(program))
-        _compare(self.directory / str(step), wanted, self.metadata(step))
+        found, sums = self._metadata(step)
+        _compare(self.directory / str(step), wanted, found)
         placed = jax.tree.map(
             lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p),
             wanted,
             as_dict(placement(program, mesh)),
         )
-        return from_dict(ocp.load(self.directory / str(step), placed))
-
-    def metadata(self, step: int) -> dict[str, Any]:
-        """Shapes and types of the arrays of a checkpoint, as a nested dict."""
-        return ocp.metadata(self.directory / str(step)).metadata
+        return from_dict(self._load(step, placed, sums))
 
     def read(self, step: int, items: tuple[str, ...] = ITEMS) -> dict[str, Any]:
-        """Items of a checkpoint as NumPy arrays, on any machine."""
-        metadata = self.metadata(step)
-        wanted = {
-            name: jax.tree.map(lambda m: np.empty(0, m.dtype), metadata[name])
-            if name in items
-            else jax.tree.map(lambda _: ocp.PLACEHOLDER, metadata[name])
-            for name in metadata
-        }
-        found = ocp.load(self.directory / str(step), wanted)
+        """Items of a checkpoint as NumPy arrays, on any machine.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        try:
+            metadata, sums = self._metadata(step)
+            wanted = {
+                name: jax.tree.map(lambda m: np.empty(0, m.dtype), metadata[name])
+                if name in items
+                else jax.tree.map(lambda _: ocp.PLACEHOLDER, metadata[name])
+                for name in metadata
+            }
+            found = self._load(step, wanted, sums)
+        except Damaged as e:
+            others = [s for s in self.steps() if s != step]
+            remedy = f"there are others: --step={others[-1]}" if others else "restore it"
+            raise UserError(str(self.directory / str(step)), f"damaged ({e})", remedy) from e
         return {name: found.get(name, {}) for name in items}
+
+    def _metadata(self, step: int) -> tuple[dict[str, Any], dict[str, str]]:
+        """Shapes and types of the arrays of a checkpoint as a nested dict, and their checksums."""
+        with _damage():
+            found = ocp.metadata(self.directory / str(step))
+            arrays, sums = found.metadata, found.custom_metadata["checksums"]
+            if arrays is None or flatten(arrays).keys() != sums.keys():
+                raise Damaged("its list of arrays is damaged")
+            return arrays, sums
+
+    def _load(self, step: int, wanted: Any, sums: Mapping[str, str]) -> dict[str, Any]:
+        with _damage():
+            found = ocp.load(self.directory / str(step), wanted)
+        arrays = {k: v for k, v in flatten(found).items() if v is not ocp.PLACEHOLDER}
+        wrong = [path for path, own in checksums(arrays).items() if sums.get(path) != own]
+        if wrong:
+            raise Damaged(f"{wrong[0]} is not what was saved ({len(wrong)} of {len(sums)} arrays)")
+        return found
+
+
+@contextlib.contextmanager
+def _damage():
+    """Whatever Orbax and TensorStore raise over broken files, as one error."""
+    try:
+        yield
+    except Damaged:
+        raise
+    except PermissionError as e:
+        raise UserError(str(e.filename), "cannot be read", "give this user the right to") from e
+    except Exception as e:
+        lines = str(e).strip().splitlines() or [""]
+        raise Damaged(f"{type(e).__name__}: {lines[0][:200]}") from e
 
 
 def as_dict(state: TrainState) -> dict[str, Any]:

@@ -8,8 +8,10 @@ from typing import NoReturn
 from facejax.errors import UserError, nearest
 
 
-def main(run: Callable[[list[str]], int | None]) -> NoReturn:
-    """Runs a command on the process's arguments and exits with its status.
+def main(
+    run: Callable[[list[str]], int | None], leave: Callable[[int], NoReturn] = sys.exit
+) -> NoReturn:
+    """Runs a command on the process's arguments and leaves with its status.
 
     0 done, or what `run` returns; 2 and 3 from `UserError` and `TrainingFailed`, each printed as
     one line `error: <where>: <what>; <remedy>` on stderr; 130 interrupted. Any other exception is a
@@ -23,7 +25,7 @@ def main(run: Callable[[list[str]], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130
-    sys.exit(status)
+    leave(status)
 
 
 class Parser(argparse.ArgumentParser):

@@ -169,6 +169,9 @@ class Run:
         init_from: a run or an export whose encoder the parameters start from.
         max_bad_share: share of unreadable records past which the run stops.
         max_nonfinite: steps in a row with a non-finite loss or gradient past which it stops.
+        hang_seconds: seconds without progress past which a run writes its stacks and stops, and a
+            tenth of which is reported; 0 waits for ever. Six times as long for compilation and
+            evaluation.
         towers: encoders by config key ("encoder", "encoder_text").
         objectives: by label.
         artifacts: paths of extra files by name.
@@ -189,6 +192,7 @@ class Run:
     init_from: str | None = None
     max_bad_share: float = 0.01
     max_nonfinite: int = 10
+    hang_seconds: float = 600.0
     towers: Mapping[str, Plugin] = field(default_factory=dict)
     objectives: Mapping[str, Objective] = field(default_factory=dict)
     data: Data = Data()

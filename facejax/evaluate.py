@@ -69,7 +69,7 @@ def random_encoder(trained: model.Model) -> model.Model:
     """The same encoder at random initialisation (of a seed no run uses for its own)."""
     key = Draw(jax.random.key(0), np.zeros(0, np.int32)).fold("random baseline").key
     init = jax.jit(lambda k: trained.module.init(trained.encoder_config, k, TowerSpec()))
-    params, stats = init(key)
+    params, stats = jax.device_get(init(key))  # as NumPy they fit any mesh
     return dataclasses.replace(trained, params=params, stats=stats)
 
 
@@ -117,9 +117,9 @@ def evaluate(
     for e in evaluations:
         result, found = measure(e, trained)
         numbers |= {f"eval/{e.label}/{metric}": v for metric, v in found.items()}
-        save_eval(workdir, e.label, step, "", result)
-        for name, baseline in e.baselines.items():
-            save_eval(workdir, e.label, step, name, baseline)
+        for suffix, each in {"": result, **e.baselines}.items():
+            if writer.write:
+                save_eval(workdir, e.label, step, suffix, each)
     if numbers:
         writer.scalars(step, numbers)
     return numbers

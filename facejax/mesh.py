@@ -9,8 +9,9 @@ placement); the first match counts. Placements:
     devices     axis 0 is sharded over all devices (row-updated arrays such as class centres)
 """
 
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -69,6 +70,20 @@ def _sizes(shape: MeshShape, count: int) -> tuple[int, int]:
             "set one of them to -1",
         )
     return sizes[0], sizes[1]
+
+
+def within(mesh: Mesh, function: Callable) -> Callable:
+    """`function` to be jitted, traced with `mesh` ambient: collectives in `ops` find it there.
+
+    Its arguments have to lie on the mesh, else the program is compiled for one device.
+    """
+
+    @functools.wraps(function)
+    def traced(*args):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args)
+
+    return traced
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -5,6 +5,7 @@ Files beneath a working directory:
     metrics.jsonl      {"step", <name>: number or null, ...}           one object a line
     histograms.jsonl   {"step", "name", "low", "high", "counts"}
     batches.jsonl      {"step", "ids": [[source label, index], ...]}
+    spikes.jsonl       {"step", "loss", "median", "ids"}, steps whose loss was far above the last
     tensorboard/       the same scalars and histograms as event files
     artifacts/         eval-<label>-<step>[-<suffix>].npz, preview-<label>-<step>.npz
 
@@ -33,7 +34,7 @@ from facejax.evaluators import Result
 from facejax.peaks import mfu as mfu
 from facejax.peaks import peak_flops as peak_flops
 
-JSONL = ("metrics.jsonl", "histograms.jsonl", "batches.jsonl")
+JSONL = ("metrics.jsonl", "histograms.jsonl", "batches.jsonl", "spikes.jsonl")
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, dict]]:
@@ -89,13 +90,16 @@ class Writer:
 
     Args:
         workdir: the run's directory; made if missing.
-        step: the checkpoint's step: later lines of an interrupted run are cut from the three
+        step: the checkpoint's step: later lines of an interrupted run are cut from the JSONL
             files, and hidden in TensorBoard. None cuts nothing (an evaluation beside the trainer).
         write: False on all processes but the first; every method then does nothing.
+
+    Attributes:
+        write: as given.
     """
 
     def __init__(self, workdir: Path, step: int | None, write: bool = True):
-        self._dir, self._write = Path(workdir), write
+        self._dir, self.write = Path(workdir), write
         if not write:
             return
         self._dir.mkdir(parents=True, exist_ok=True)
@@ -117,7 +121,7 @@ class Writer:
 
         None and numbers that are not finite become null; TensorBoard keeps the nan or inf.
         """
-        if not self._write:
+        if not self.write:
             return
         row: dict[str, Any] = {"step": int(step)}
         for name, value in values.items():
@@ -129,7 +133,7 @@ class Writer:
 
     def histogram(self, step: int, name: str, counts: np.ndarray, low: float, high: float) -> None:
         """Writes counts [n] of values in n equal bins over [low, high]."""
-        if not self._write:
+        if not self.write:
             return
         counts = np.asarray(counts, np.float64)
         row = {"step": int(step), "name": name, "low": float(low), "high": float(high)}
@@ -143,19 +147,28 @@ class Writer:
 
     def batch_ids(self, step: int, ids: Sequence[tuple[str, int]]) -> None:
         """Writes the ordered (source label, index) of the global batch that made `step`."""
-        if self._write:
-            rows = [[label, int(index)] for label, index in ids]
-            self._append("batches.jsonl", {"step": int(step), "ids": rows})
+        if self.write:
+            self._append("batches.jsonl", {"step": int(step), "ids": _rows(ids)})
+
+    def spike(self, step: int, loss: float, median: float, ids: Sequence[tuple[str, int]]) -> None:
+        """Writes a step whose loss was far above the last ones' median, with its batch."""
+        if self.write:
+            row = {"step": int(step), "loss": float(loss), "median": float(median)}
+            self._append("spikes.jsonl", row | {"ids": _rows(ids)})
 
     def flush(self) -> None:
         """Hands TensorBoard's events to the operating system; the other files have no buffer."""
-        if self._write:
+        if self.write:
             self._board.flush()
 
     def close(self) -> None:
         """Ends the TensorBoard file."""
-        if self._write:
+        if self.write:
             self._board.close()
+
+
+def _rows(ids: Sequence[tuple[str, int]]) -> list[list]:
+    return [[label, int(index)] for label, index in ids]
 
 
 def _plain(array: Any) -> np.ndarray:

@@ -30,7 +30,9 @@ class Model:
         preprocess: `size`, `mean`, `std`, `color`, and how `embed` makes images fit.
         config: the resolved config of the run, nested plain values; {} for foreign weights.
         meta: `step`, `versions`, `metrics` (the last line that names each), where known.
-        batch: rows per call of the device.
+        batch: rows per call of the devices.
+        devices: the mesh that embeds; None takes all devices of this process. On a mesh over many
+            processes, all must embed the same images at the same time.
     """
 
     encoder_name: str
@@ -42,6 +44,7 @@ class Model:
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     batch: int = 256
+    devices: jax.sharding.Mesh | None = None
 
     def embed(self, images: np.ndarray | Sequence[Any]) -> np.ndarray:
         """Embeds images of any number, on all devices.
@@ -63,15 +66,16 @@ class Model:
             return np.zeros((0, self.module.tower(self.encoder_config).embed), np.float32)
         if images.dtype != np.uint8:
             raise UserError("images", f"{images.dtype} pixels", "give uint8 in 0..255")
-        devices = _mesh()
+        devices = self.devices or _mesh()
+        sharding = mesh.batch_sharding(devices)
         rows = min(self.batch, -(-len(images) // devices.size) * devices.size)
         rows = -(-rows // devices.size) * devices.size
         out = []
         for start in range(0, len(images), rows):
             part = images[start : start + rows]
             padded = np.concatenate([part, np.zeros((rows - len(part), *part.shape[1:]), np.uint8)])
-            placed = jax.device_put(padded, mesh.batch_sharding(devices))
-            found = _embed(
+            placed = jax.make_array_from_callback(padded.shape, sharding, padded.__getitem__)
+            found = _embedder(devices)(
                 self.module, self.encoder_config, self._aug(), self.params, self.stats, placed
             )
             out.append(np.asarray(found)[: len(part)])
@@ -87,7 +91,12 @@ def _mesh() -> jax.sharding.Mesh:
     return mesh.make(config.MeshShape(), jax.local_devices())
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.cache
+def _embedder(devices: jax.sharding.Mesh):
+    """`_embed` on a mesh; every process gets all rows."""
+    return jax.jit(_embed, static_argnums=(0, 1, 2), out_shardings=mesh.replicated(devices))
+
+
 def _embed(module, encoder_config, aug: Aug, params, stats, images) -> jax.Array:
     draw = Draw(jax.random.key(0), jax.numpy.arange(images.shape[0]))
     view = augment.views(View(aug=aug), {"image": images}, draw)
@@ -131,9 +140,14 @@ def preprocess_of(run: config.Run) -> dict[str, Any]:
 
 
 def of_state(
-    run: config.Run, params: Params, stats: Params, tower: str = "encoder", **meta
+    run: config.Run,
+    params: Params,
+    stats: Params,
+    tower: str = "encoder",
+    devices: jax.sharding.Mesh | None = None,
+    **meta,
 ) -> Model:
-    """The model inside a running training."""
+    """The model inside a running training, whose arrays lie on the mesh `devices`."""
     plugin = run.towers[tower]
     return Model(
         encoder_name=plugin.name,
@@ -144,6 +158,7 @@ def of_state(
         preprocess=preprocess_of(run),
         config=config.to_dict(run),
         meta=meta,
+        devices=devices,
     )
 
 

@@ -24,7 +24,8 @@ from facejax.optim import flatten
 # Keys that may change when a run is resumed or extended; the others would make it another run.
 MAY_CHANGE = {
     *("steps", "epochs", "micro_batch", "remat", "log_every", "log_batch_ids", "max_bad_share"),
-    *("max_nonfinite", "mesh", "checkpoint", "eval", "profile", "report", "export", "init_from"),
+    *("max_nonfinite", "hang_seconds", "mesh", "checkpoint", "eval", "profile", "report"),
+    *("export", "init_from"),
 }
 DATA_MAY_CHANGE = {"workers", "cache"}
 PLUGIN_MAY_CHANGE = {"remat", "scan", "attention"}  # how it is computed, not what
@@ -179,9 +180,10 @@ def _commit() -> str | None:
 
 def starting_state(session: Session) -> tuple[state.TrainState, int]:
     """The state to go on from, and its completed steps: newest, `init_from` or fresh."""
-    program, steps = session.program, session.checkpoints.steps()
-    if steps:
-        return session.checkpoints.restore(program, session.mesh, steps[-1]), steps[-1]
+    program = session.program
+    found = session.checkpoints.restore_newest(program, session.mesh)
+    if found is not None:
+        return found
     fresh = state.create(program, session.mesh)
     if session.run.init_from:
         source = model.load(session.run.init_from)

@@ -87,7 +87,7 @@ def train_step(
 def jitted(program: Program, mesh: jax.sharding.Mesh):
     """`train_step` under jit: (state, batch, frozen); the state is donated and keeps its place."""
     return jax.jit(
-        functools.partial(train_step, program),
+        mesh_lib.within(mesh, functools.partial(train_step, program)),
         donate_argnums=0,
         out_shardings=(placement(program, mesh), mesh_lib.replicated(mesh)),
     )

@@ -6,98 +6,134 @@ The same command again resumes from the newest checkpoint; a finished run says s
 can be wrong with the input is found before the first compilation.
 """
 
-import signal
+import errno
+import functools
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from facejax import cli, command_line, config, evaluate, mesh, model, report, state
-from facejax.contracts import Histogram
+from facejax import cli, command_line, config, evaluate, mesh, model, processes, report, state
+from facejax.books import Books
 from facejax.data import pipeline
-from facejax.data.rejected import Rejected
+from facejax.data.reading import Reading
 from facejax.errors import TrainingFailed
 from facejax.export._run import export_run
-from facejax.flops import flops_per_image
-from facejax.metrics import Progress, StepTimer, Writer, save_preview
-from facejax.peaks import peak_flops
+from facejax.metrics import Writer, read_jsonl, save_preview
 from facejax.preview import previews
 from facejax.session import Session, prepare, starting_state, write_config
 from facejax.step import jitted
+from facejax.watchdog import Watchdog
 
 PREEMPTED = 75
+STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
 
 
 def train(session: Session) -> int:
     """Trains to the end; returns the exit status."""
-    run = session.run
-    current, start = starting_state(session)
-    if start >= run.steps and _finished(session).exists():
-        print(f"{session.workdir} is finished: {run.steps} steps")
-        return 0
-    if session.primary:
-        write_config(session)
-    writer = Writer(session.workdir, start, write=session.primary)
-    _warn(session, current)
-    current = _steps(session, writer, current, start)
-    if current is None:
-        return PREEMPTED
-    finish(session, writer, current)
-    writer.close()
+    run, reading = session.run, Reading()
+    explain = functools.partial(_explain, reading)
+    dog = Watchdog(run.hang_seconds, session.workdir, jax.process_index(), explain)
+    with dog, _failures(session):
+        current, start = starting_state(session)
+        if start >= run.steps and _finished(session).exists():
+            print(f"{session.workdir} is finished: {run.steps} steps")
+            return 0
+        if session.primary:
+            write_config(session)
+        writer = Writer(session.workdir, start, write=session.primary)
+        _warn(session, current)
+        current = _steps(session, writer, current, start, dog, reading)
+        if current is None:
+            return PREEMPTED
+        with dog.phase("evaluating"):
+            finish(session, writer, current)
+        writer.close()
     return 0
 
 
-def _steps(session: Session, writer: Writer, current: state.TrainState, start: int):
+def _steps(session: Session, writer: Writer, current: state.TrainState, start, dog, reading):
     """Runs steps `start` to the end; None when asked to stop (everything is then saved)."""
     run = session.run
     step_fn = jitted(session.program, session.mesh)
-    rejected = Rejected(session.workdir / "rejected.csv")
-    timer, progress = _timer(session), Progress(run.steps, start)
-    late: tuple[int, dict, list] | None = None
-    collected: list[dict] = []
-    stop = _StopRequest()
-    batches = iter(read_batches(session, start))
-    with progress:
+    books = Books(session, writer, start)
+    batches = iter(read_batches(session, start, reading))
+    missed = [e for e in due_evaluations(session, start) if not _evaluated(session, e.label, start)]
+    if missed:  # killed between the checkpoint and its evaluation
+        with dog.phase("evaluating"):
+            evaluate_state(session, writer, current, start, missed)
+    with books.progress:
         for step in range(start + 1, run.steps + 1):
-            with timer.waiting():
+            with dog.phase("waiting for input"), books.timer.waiting():
                 host = next(batches)
                 batch = mesh.to_global(session.mesh, run.global_batch, host.arrays)
-            _account(session, rejected, host)
             if step == start + 1:
-                with timer.paused():  # compiles
+                with dog.phase("compiling"), books.timer.paused():
                     current, metrics = step_fn(current, batch, session.frozen)
             else:
                 current, metrics = step_fn(current, batch, session.frozen)
+            session.checkpoints.poll()
             _trace(session, step, metrics)
-            if run.log_batch_ids:
-                writer.batch_ids(step, host.ids)
-            if late is not None:
-                collected.append(_fetch(session, *late))
-            late = (step, metrics, host.ids)
-            timer.tick()
-            saving = step % run.checkpoint.every_steps == 0 or step == run.steps or stop.requested
-            evaluating = due_evaluations(session, step)
-            if step % run.log_every == 0 or step == run.steps or saving:
-                collected.append(_fetch(session, *late))
-                late = None
-                _log(writer, progress, timer, step, collected, rejected.count)
-                collected = []
+            books.enter(step, metrics, host)
+            stopping = processes.preempted(step) and step < run.steps
+            saving = step % run.checkpoint.every_steps == 0 or step == run.steps or stopping
+            if step % run.log_every == 0 or saving:
+                books.log(step)
             if saving:
-                session.checkpoints.save(step, current)
-                _save_previews(session, current, batch, step)
+                with dog.phase("saving"):
+                    session.checkpoints.save(step, current)
+                    _save_previews(session, current, batch, step)
+            evaluating = due_evaluations(session, step)
             if evaluating:
-                with timer.paused():
+                with dog.phase("evaluating"), books.timer.paused():
                     evaluate_state(session, writer, current, step, evaluating)
-            if stop.requested and step < run.steps:
-                session.checkpoints.close()
+            if stopping:
+                with dog.phase("saving"):
+                    session.checkpoints.close()
                 writer.close()
                 print(f"stopped at step {step}, everything saved; the same command resumes")
                 return None
-    session.checkpoints.wait()
+    with dog.phase("saving"):
+        session.checkpoints.wait()
     return current
+
+
+def _explain(reading: Reading, phase: str) -> str:
+    if phase == "waiting for input":
+        return reading.describe()
+    if phase == "running a step" and jax.process_count() > 1:
+        return "a device or another process does not answer"
+    return ""
+
+
+@contextmanager
+def _failures(session: Session):
+    """Failures of the machine as what they mean to a person.
+
+    Raises:
+        TrainingFailed: storage, device memory, or a process that has gone.
+    """
+    try:
+        yield
+    except OSError as e:
+        if e.errno not in STORAGE:
+            raise
+        where = str(e.filename or session.workdir)
+        remedy = "free space or mend the storage, then run the same command to resume"
+        raise TrainingFailed(where, e.strerror, remedy) from e
+    except jax.errors.JaxRuntimeError as e:
+        reason = str(e).strip().splitlines()[0][:300]
+        if "RESOURCE_EXHAUSTED" in reason:
+            remedy = "lower config.micro_batch, set config.remat or raise config.mesh.fsdp"
+            raise TrainingFailed("device memory", reason, remedy) from e
+        if jax.process_count() == 1:
+            raise
+        where = f"process {jax.process_index()}"
+        remedy = "look at the first process that failed, then start all of them again to resume"
+        raise TrainingFailed(where, f"lost its peers ({reason})", remedy) from e
 
 
 def _trace(session: Session, step: int, metrics: Mapping[str, Any]) -> None:
@@ -113,7 +149,7 @@ def _trace(session: Session, step: int, metrics: Mapping[str, Any]) -> None:
         jax.profiler.stop_trace()
 
 
-def read_batches(session: Session, start: int) -> Iterator[pipeline.HostBatch]:
+def read_batches(session: Session, start: int, reading: Reading) -> Iterator[pipeline.HostBatch]:
     """Batches for the steps after `start`; batch n depends on (seed, n) alone."""
     run = session.run
     return pipeline.batches(
@@ -128,47 +164,13 @@ def read_batches(session: Session, start: int) -> Iterator[pipeline.HostBatch]:
         workers=run.data.workers,
         cache=run.data.cache,
         sampler=run.data.sampler,
+        reading=reading,
     )
 
 
-def _account(session: Session, rejected: Rejected, host: pipeline.HostBatch) -> None:
-    """Names bad records, and stops the run when there are too many of them."""
-    rejected.add(host.bad)
-    # Judged over at least 1,000 records, so that one bad record in the first batch stops nothing.
-    read = max((host.step + 1) * session.run.global_batch, 1000)
-    rejected.check(session.run.max_bad_share, min(read, len(session.mixture)))
-
-
-def _fetch(session: Session, step: int, metrics: Mapping[str, Any], ids: list) -> dict[str, Any]:
-    """Metrics on the host, a step late so that the device never waits; stops on non-finite runs."""
-    found = jax.device_get(metrics)
-    if found["nonfinite"] > session.run.max_nonfinite:
-        losses = {k.removeprefix("loss/"): v for k, v in found.items() if k.startswith("loss/")}
-        guilty = [label for label, v in losses.items() if not np.isfinite(v)] or ["the gradient"]
-        listed = ", ".join(f"{label}:{index}" for label, index in ids[:8])
-        raise TrainingFailed(
-            f"step {step}",
-            f"not finite for {int(found['nonfinite'])} steps in a row, from {', '.join(guilty)} "
-            f"(batch {listed}, ...)",
-            "lower the learning rate, set optimizer.clip, or look at these records",
-        )
-    return found
-
-
-def _log(writer, progress, timer, step: int, collected: list[dict], bad: int) -> None:
-    last = collected[-1]
-    scalars = {
-        name: float(np.mean([c[name] for c in collected]))
-        for name, value in last.items()
-        if not isinstance(value, Histogram) and name not in ("nonfinite", "skipped", "lr")
-    }
-    scalars |= {"lr": float(last["lr"]), "skipped_steps": int(last["skipped"]), "bad_records": bad}
-    scalars |= timer.read()
-    writer.scalars(step, scalars)
-    for name, value in last.items():
-        if isinstance(value, Histogram):
-            writer.histogram(step, name, value.counts, value.low, value.high)
-    progress.update(step, scalars)
+def _evaluated(session: Session, label: str, step: int) -> bool:
+    rows = read_jsonl(session.workdir / "metrics.jsonl")
+    return any(k.startswith(f"eval/{label}/") for row in rows if row["step"] == step for k in row)
 
 
 def due_evaluations(session: Session, step: int) -> list[evaluate.Evaluation]:
@@ -176,13 +178,15 @@ def due_evaluations(session: Session, step: int) -> list[evaluate.Evaluation]:
     return [
         e
         for e in session.evaluations
-        if e.entry.every_steps and step % e.entry.every_steps == 0 and step < session.run.steps
+        if e.entry.every_steps and step % e.entry.every_steps == 0 and 0 < step < session.run.steps
     ]
 
 
 def evaluate_state(session, writer, current, step, evaluations) -> dict[str, float]:
     """Evaluates the encoder of a state."""
-    trained = model.of_state(session.run, current.params, current.stats, step=step)
+    trained = model.of_state(
+        session.run, current.params, current.stats, devices=session.mesh, step=step
+    )
     return evaluate.evaluate(evaluations, trained, step, writer, session.workdir)
 
 
@@ -218,18 +222,6 @@ def _finished(session: Session) -> Path:
     return session.workdir / "artifacts" / f"finished-{session.run.steps}"
 
 
-def _timer(session: Session) -> StepTimer:
-    run = session.run
-    peak = peak_flops(jax.devices()[0].device_kind, "bfloat16")
-    flops = flops_per_image(session.program)
-    return StepTimer(
-        images_per_step=run.global_batch,
-        flops_per_step=None if flops is None else flops * run.global_batch,
-        n_devices=jax.device_count(),
-        peak=peak,
-    )
-
-
 def _warn(session: Session, current: state.TrainState) -> None:
     run = session.run
     if run.micro_batch not in (None, run.global_batch) and jax.tree.leaves(current.stats):
@@ -238,17 +230,6 @@ def _warn(session: Session, current: state.TrainState) -> None:
             "the one-shot gradient",
             file=sys.stderr,
         )
-
-
-class _StopRequest:
-    """SIGTERM asks for a checkpoint and an orderly end (preemption)."""
-
-    def __init__(self):
-        self.requested = False
-        signal.signal(signal.SIGTERM, self._ask)
-
-    def _ask(self, *_) -> None:
-        self.requested = True
 
 
 def run(argv: list[str]) -> int:
@@ -260,9 +241,10 @@ def run(argv: list[str]) -> int:
     values = command_line.load_file(args.config).to_dict()
     assignments = [f"--config.{key}={value}" for key, value in overrides.items()]
     resolved = config.resolve(command_line.override(values, assignments, "config"))
+    processes.start()
     args.workdir.mkdir(parents=True, exist_ok=True)
     return train(prepare(resolved, args.workdir))
 
 
 if __name__ == "__main__":
-    cli.main(run)
+    cli.main(run, processes.leave)

@@ -15,16 +15,11 @@ os.environ["XLA_FLAGS"] = (
 
 import jax
 import pytest
-
-import facejax.encoders
-import facejax.modifiers
-import facejax.objectives
+import with_plugins
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-PLUGINS = Path(__file__).parent / "plugins"
-for package in (facejax.encoders, facejax.modifiers, facejax.objectives):
-    package.__path__.append(str(PLUGINS / package.__name__.rsplit(".")[-1]))
+with_plugins.extend()
 
 
 @pytest.fixture(scope="session")

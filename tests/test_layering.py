@@ -164,8 +164,10 @@ def calls(text: str) -> set[str]:
     [
         ({"Mesh", "make_mesh", "AbstractMesh"}, ("facejax.mesh",)),
         ({"PartitionSpec", "NamedSharding"}, ("facejax.mesh", "facejax.ops")),
-        ({"shard_map", "pallas_call", "psum", "pmean", "pmax", "all_gather"}, ("facejax.ops",)),
-        ({"pmap", "set_mesh"}, ()),
+        ({"shard_map", "pallas_call"}, ("facejax.ops",)),
+        ({"psum", "pmean", "pmax", "all_gather", "ppermute"}, ("facejax.ops",)),
+        ({"set_mesh", "use_abstract_mesh"}, ("facejax.mesh",)),
+        ({"pmap"}, ()),
     ],
 )
 def test_placement_and_collectives_have_one_home(names, owners):

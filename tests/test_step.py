@@ -1,15 +1,20 @@
 """The step through the contract, on test plug-ins: accumulation, EMA, queues, rows, guards."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import CLASSES, assert_close, batch_of, leaves, program_of, resolve, steps
 
-from facejax import state
+from benchmarks.loss_memory import largest_message
+from facejax import mesh, state
+from facejax.config import MeshShape
 from facejax.contracts import Draw, TowerSpec
 from facejax.encoders import vit
 from facejax.forward import forward
+from facejax.train import compiled_step
 
 EVERYTHING = {
     "queue": {"modifiers": {"gate": {}}, "weight": 0.5},
@@ -248,6 +253,24 @@ def test_accumulation_on_a_mesh_equals_one_device():
     one, _ = steps(resolve(EVERYTHING, global_batch=16), 2)
     many, _ = steps(resolve(EVERYTHING, global_batch=16, micro_batch=8), 2, devices=8, shape=(2, 4))
     assert_close(one, many, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("micro_batch", [None, 256])
+def test_no_device_is_sent_all_features(micro_batch):
+    """In what the command compiles negatives go from device to device, one share at a time."""
+    rows, width, grid = 1024, 16, mesh.make(MeshShape(2, 4))
+    simclr = {"simclr": {"hidden": 32, "out": width}}
+    program = program_of(resolve(simclr, global_batch=rows, micro_batch=micro_batch))
+    current = jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+        state.shapes(program),
+        state.placement(program, grid),
+    )
+    images = (rows, program.spec.size, program.spec.size, 3)
+    batch = {"image": jax.ShapeDtypeStruct(images, np.uint8, sharding=mesh.batch_sharding(grid))}
+    step = compiled_step(SimpleNamespace(program=program, mesh=grid))
+    assert largest_message(step.lower(current, batch, {}).compile()) == 2 * rows * width // 8
 
 
 def test_an_extended_run_keeps_every_name():

@@ -1,69 +1,16 @@
 """The training command as a user meets it: kill, resume, preemption, meshes, real faces."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from command import ids, start, train, wait_for_step
 from PIL import Image
 from support import leaves
 
 from facejax.checkpoint import Checkpoints, digest
-
-ROOT = Path(__file__).parents[1]
-TINY = (
-    "--config.global_batch=16",
-    "--config.log_every=2",
-    "--config.log_batch_ids=True",
-    "--config.encoder.width=32",
-    "--config.encoder.depth=2",
-    "--config.objective.mae.decoder_depth=1",
-    "--config.objective.simclr.hidden=32",
-    "--config.data.size=32",
-    "--config.data.sources=({'name': 'synthetic', 'n': 100, 'identities': 20, 'size': 32},)",
-    "--config.eval={}",
-    "--config.export=()",
-    "--config.report=False",
-)
-
-
-def start(workdir: Path, *options: str, devices: int = 1) -> subprocess.Popen:
-    command = [sys.executable, "-m", "facejax.train", f"--workdir={workdir}", *TINY, *options]
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    return subprocess.Popen(
-        [*command, "--config=configs/quickstart.py"],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def train(workdir: Path, *options: str, devices: int = 1, status: int = 0) -> str:
-    process = start(workdir, *options, devices=devices)
-    output, _ = process.communicate(timeout=400)
-    assert process.returncode == status, output
-    return output
-
-
-def wait_for_step(workdir: Path, step: int, process: subprocess.Popen) -> None:
-    path = workdir / "batches.jsonl"
-    deadline = time.monotonic() + 300
-    while not (path.exists() and path.read_text().count("\n") >= step):
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def ids(workdir: Path) -> list:
-    return [json.loads(line) for line in (workdir / "batches.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ import numpy as np
 from facejax.data.decode import decode
 from facejax.data.fields import collate
 from facejax.data.mixture import Entry, Mixture
+from facejax.data.reading import Reading
 from facejax.data.records import BadRecord, Record, Source
 from facejax.data.rejected import Rejection
 from facejax.errors import TrainingFailed
@@ -110,6 +111,7 @@ def batches(
     sampler: Literal["shuffle", "sequential"] = "shuffle",
     workers: int = 2,
     cache: Literal["none", "decoded"] = "none",
+    reading: Reading | None = None,
 ) -> Iterator[HostBatch]:
     """Reads and decodes global batches start, start + 1, ..., steps - 1, ahead of their use.
 
@@ -122,13 +124,15 @@ def batches(
         sampler: a new order each epoch, or the sources' own order.
         workers: threads, each loading a batch at a time; 0 loads when asked.
         cache: "decoded" keeps every decoded record in memory from its first use on.
+        reading: notes what is being read.
 
     Raises:
         UserError: at once, for a field that the mixture does not give.
         TrainingFailed: from the iterator, if a source has no good record in 1000.
     """
     order = index(mixture, seed, sampler)
-    loader = _Loader(mixture, size, mixture.select(fields), {} if cache == "decoded" else None)
+    kept = {} if cache == "decoded" else None
+    loader = _Loader(mixture, size, mixture.select(fields), kept, reading or Reading())
     ends = list(accumulate(len(s) for s in mixture.sources))
 
     def load(step: int) -> HostBatch:
@@ -203,6 +207,7 @@ class _Loader:
     size: int
     fields: dict
     cache: dict[Id, Record] | None
+    reading: Reading
     broken: dict[Id, BadRecord] = field(default_factory=dict)
 
     def load(self, step: int, ids: list[Id]) -> HostBatch:
@@ -234,7 +239,7 @@ class _Loader:
         found = {at: kept.get(at) or self.broken.get(at) for at in ids}
         for position, entry in enumerate(self.mixture.entries):
             need = [i for (s, i), record in found.items() if s == position and record is None]
-            for number, record in zip(need, entry.source.read(need) if need else ()):
+            for number, record in zip(need, self._read(entry, need)):
                 found[position, number] = self._decode(position, entry, record)
         for at, record in found.items():
             if isinstance(record, BadRecord):
@@ -242,6 +247,12 @@ class _Loader:
             elif self.cache is not None:
                 self.cache[at] = record
         return [found[at] for at in ids]
+
+    def _read(self, entry: Entry, indices: Sequence[int]) -> Sequence[Record | BadRecord]:
+        if not indices:
+            return ()
+        with self.reading.of(entry.label, entry.source, indices) as noted:
+            return entry.source.read(noted)
 
     def _decode(self, position: int, entry: Entry, record) -> Record | BadRecord:
         record = decode(record, self.size, entry.crop, self.fields)

@@ -32,16 +32,16 @@ class Rejected:
     def count(self) -> int:
         return len(self._seen)
 
-    def add(self, rejections: Iterable[Rejection]) -> None:
-        """Appends those not yet in the file."""
+    def add(self, rejections: Iterable[Rejection], write: bool = True) -> None:
+        """Appends those not yet in the file; without `write` they are only counted."""
         fresh = {r[:2]: r for r in rejections if r[:2] not in self._seen}
-        if not fresh:
+        self._seen |= fresh.keys()
+        if not fresh or not write:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         empty = not self._path.exists()
         with open(self._path, "a", newline="", encoding="utf-8") as stream:
             csv.writer(stream).writerows([HEADER] * empty + list(fresh.values()))
-        self._seen |= fresh.keys()
 
     def check(self, max_share: float, records: int) -> None:
         """Raises TrainingFailed if more than the share `max_share` of all `records` are bad."""

@@ -87,12 +87,12 @@ def loss(cfg: Config, params, ema, state, feats, batch, ctx: Ctx) -> Loss:
     views = [project({"params": params["projector"]}, feats[v].pooled) for v in ("a", "b")]
     z_a, z_b = (similarity.l2_normalize(z) for z in views)
     B = z_a.shape[0]
-    z = jnp.concatenate([z_a, z_b])
-    image = jnp.tile(jnp.arange(B), 2)
+    z = similarity.interleave(z_a, z_b)
+    image = jnp.repeat(jnp.arange(B), 2)
     pairs = ctx.modify(
         Pairs(
             q=z,
-            k=jnp.concatenate([z_b, z_a])[:, None],
+            k=similarity.interleave(z_b, z_a)[:, None],
             neg=z,
             tau=cfg.tau,
             owner=image,

@@ -1,5 +1,8 @@
 """Contrastive similarities, at least in fp32 whatever the dtype of the features.
 
+But for `nt_xent`, and where `Pairs.allowed` bounds who meets whom, no loss holds the similarities
+of all pairs: `logits.py` streams them.
+
 A anchors, P positives of an anchor, M shared negatives, D width.
 """
 
@@ -7,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from facejax.contracts import Pairs
-
-PRECISION = jax.lax.Precision.HIGHEST  # tensor cores would round the products to 10 bits or fewer
+from facejax.ops import logits
+from facejax.ops.logits import PRECISION
 
 
 def _wide(x: jax.Array) -> jax.Array:
@@ -28,6 +31,14 @@ def l2_normalize(x: jax.Array, eps: float = 1e-6, axis: int = -1) -> jax.Array:
     square = jnp.sum(jnp.square(x), axis, keepdims=True)
     alive = square > eps * eps
     return jnp.where(alive, x * jax.lax.rsqrt(jnp.where(alive, square, 1.0)), 0.0)
+
+
+def interleave(*views: jax.Array) -> jax.Array:
+    """[V B, D] of V views [B, D]: all views of row 0, then those of row 1, and so on.
+
+    Where rows are spread over devices none leaves its own; concatenating would move nearly all.
+    """
+    return jnp.stack(views, 1).reshape(-1, *views[0].shape[1:])
 
 
 def meets(pairs: Pairs) -> jax.Array:
@@ -56,13 +67,15 @@ def info_nce(pairs: Pairs) -> jax.Array:
     tau = tau if tau.ndim else tau[None, None]
     scorer = q[:, None] if pairs.qp is None else _wide(pairs.qp)
     positive = jnp.sum(scorer * _wide(pairs.k), -1) / tau
-    negative = jnp.einsum("ad,md->am", q, _wide(pairs.neg), precision=PRECISION) / tau
-    negative = jnp.where(meets(pairs), negative, -jnp.inf)
 
     # -inf where an anchor meets no negative: the loss is then 0, and no gradient passes the masks.
-    log_total = jax.nn.logsumexp(negative, 1, keepdims=True)
+    if pairs.allowed is None:
+        log_total = logits.log_totals(q / tau, pairs.neg, pairs.owner, pairs.neg_owner).rows
+    else:
+        negative = logits.product(q, _wide(pairs.neg)) / tau
+        log_total = jax.nn.logsumexp(jnp.where(meets(pairs), negative, -jnp.inf), 1)
 
-    losses = jnp.where(pairs.positive, jax.nn.softplus(log_total - positive), 0.0)
+    losses = jnp.where(pairs.positive, jax.nn.softplus(log_total[:, None] - positive), 0.0)
     return jnp.sum(losses, 1) / jnp.maximum(jnp.sum(pairs.positive, 1), 1)
 
 
@@ -91,3 +104,70 @@ def nt_xent(z_a: jax.Array, z_b: jax.Array, tau: float) -> jax.Array:
         return jnp.mean(jax.nn.logsumexp(logits, 1) - jnp.diagonal(across))
 
     return direction(z_a, z_b) + direction(z_b, z_a)
+
+
+def sup_con(z: jax.Array, owner: jax.Array, tau: float) -> jax.Array:
+    """The supervised contrastive loss of each row (Khosla et al. 2020, arXiv:2004.11362, eq. 2).
+
+    The positives of a row are all other rows of its owner, and each of them is held against *all*
+    other rows, positives included:
+
+        l_i = log sum_{a != i} e^{s_ia} - mean_{p in P(i)} s_ip,     s = <z, z'> / tau
+
+    Args:
+        z: [A, D], rows of unit length.
+        owner: i32[A], the class of each row.
+        tau: temperature.
+
+    Returns:
+        f32[A] (wider if the features are); 0 for a row without a positive.
+    """
+    z, row = _wide(z), jnp.arange(len(z))
+    found = logits.log_totals(z / tau, z, row, row, owner, owner)
+    mean = found.kin / jnp.maximum(found.count, 1)
+    return jnp.where(found.count > 0, found.rows - mean, 0.0)
+
+
+def clip_softmax(x: jax.Array, y: jax.Array, scale: jax.Array | float) -> jax.Array:
+    """CLIP's loss of each pair (Radford et al. 2021, arXiv:2103.00020, figure 3).
+
+    With s_ij = scale <x_i, y_j>, half the cross-entropy of row i and half that of column i:
+
+        l_i = -1/2 log softmax_j(s_ij)_i - 1/2 log softmax_j(s_ji)_i
+
+    Args:
+        x: [B, D], rows of unit length.
+        y: [B, D], row i belongs to row i of `x`.
+        scale: scalar, the inverse of the temperature.
+
+    Returns:
+        f32[B] or wider; the caller takes the mean.
+    """
+    x, y, row = _wide(x) * scale, _wide(y), jnp.arange(len(x))
+    positive = jnp.sum(x * y, -1)
+    others = logits.log_totals(x, y, row, row, both=True)
+    return (
+        jax.nn.softplus(others.rows - positive) + jax.nn.softplus(others.columns - positive)
+    ) / 2
+
+
+def sigmoid_loss(
+    x: jax.Array, y: jax.Array, scale: jax.Array | float, bias: jax.Array | float
+) -> jax.Array:
+    """SigLIP's loss of each row, a sum over its columns (Zhai et al. 2023, arXiv:2303.15343).
+
+        l_i = -sum_j log sigmoid(z_ij (scale <x_i, y_j> + bias)),     z_ij = 1 if i = j else -1
+
+    Args:
+        x: [B, D], rows of unit length.
+        y: [B, D], row i belongs to row i of `x`.
+        scale: scalar; starts at 10.
+        bias: scalar; starts at -10.
+
+    Returns:
+        f32[B] or wider; the caller takes the mean.
+    """
+    x, y, row = _wide(x) * scale, _wide(y), jnp.arange(len(x))
+    positive = jnp.sum(x * y, -1) + bias
+    others = logits.softplus_sums(x, y, row, row, jnp.broadcast_to(bias, len(x)))
+    return others + jax.nn.softplus(-positive)

@@ -8,9 +8,9 @@ compute them twice. Arrays with rows are split over all devices, parameters and 
 `fsdp`; a weight is gathered, in its compute type, where a product reads it. What compilers add on
 top (tiles, fragments, transposed copies) is left out: on TPUs they need up to twice as much.
 
-Collectives: a product of rows and a parameter gathers the parameter, and one that sums over the rows
-reduces the gradient; where the rows are fewer bytes, they move instead. Pairs of rows with rows are
-not counted: their collectives are the business of the loss.
+Collectives: a product of rows and a parameter gathers the parameter, and one that sums over rows
+reduces the gradient; where the rows are fewer bytes, they move instead. What pairs of rows need (the
+similarities of contrastive losses) is left out; it is small beside the weights.
 
 The bounds of the time hold on their own; a real step takes longer than the largest.
 """

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from made_up import SPEC, B, Case, assert_gradient, features, moved, take, wide
 
-from facejax.contracts import Tower
+from benchmarks.loss_memory import largest_message
+from facejax import mesh
+from facejax.config import MeshShape
+from facejax.contracts import Features, Tower
 from facejax.objectives import simclr
 from facejax.ops import similarity
 
@@ -159,6 +162,29 @@ def test_modifiers_rewrite_pairs_of_the_width_that_was_offered():
     assert seen[0].neg.shape == (2 * B, case.vars.pairs)
     z = [project(given.params, given.feats[v].pooled, "batch") for v in ("a", "b")]
     assert 0 < float(halved.terms["nt_xent"].value()) < nt_xent(*z, case.config.tau)
+
+
+def test_no_device_is_sent_all_features():
+    """At B = 32,768 on eight devices: the ring's largest message is a device's share of z."""
+    rows, grid = 32_768, mesh.make(MeshShape(2, 4))
+    case = Case.of(simclr, CONFIG)
+
+    def shaped(tree, sharding):
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+        )
+
+    pooled = jax.ShapeDtypeStruct((rows, SPEC.towers["encoder"].embed), jnp.float32)
+    given = shaped(dict.fromkeys(("a", "b"), pooled), mesh.batch_sharding(grid))
+
+    def value(params, given):
+        feats = {name: Features(pooled=x) for name, x in given.items()}
+        found = simclr.loss(CONFIG, params, {}, {}, feats, {}, case.ctx(None))
+        return found.terms["nt_xent"].value(), found.metrics
+
+    step = mesh.within(grid, jax.value_and_grad(value, (0, 1), has_aux=True))
+    program = jax.jit(step).lower(shaped(case.vars.params, mesh.replicated(grid)), given).compile()
+    assert largest_message(program) == 2 * rows * CONFIG.out // 8
 
 
 def test_flops_are_those_that_xla_counts():

@@ -7,7 +7,7 @@ import pytest
 
 from facejax.planning import hlo
 
-LOOP = """HloModule jit_step, is_scheduled=true, entry_computation_layout={(f32[8,4]{1,0})->f32[8,4]}
+LOOP = """HloModule jit_step, is_scheduled=true, entry_computation_layout={(f32[8]{0})->f32[8]{0}}
 
 %add (a: f32[], b: f32[]) -> f32[] {
   %a = f32[] parameter(0)

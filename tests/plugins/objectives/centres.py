@@ -17,6 +17,7 @@ class Config:
     scale: float = 8.0
     sampled: int = 0
     augment: bool = False
+    lr: float = 1.0
 
     @classmethod
     def tiny(cls):
@@ -24,13 +25,14 @@ class Config:
 
 
 def passes(cfg, spec):
-    crop = {"scale": (0.5, 1.0), "flip": 0.5} if cfg.augment else {}
+    crop = {"scale": (0.8, 1.0), "flip": 0.5} if cfg.augment else {}
     return {"image": Pass(View(aug=Aug(spec.size, **crop, **spec.aug)))}
 
 
 def init(cfg, rng, spec):
     shape = (spec.classes["identity"], spec.towers["encoder"].embed)
-    return Vars(sparse={"centres": Sparse(0.1 * jax.random.normal(rng, shape), momentum=0.9)})
+    value = 0.1 * jax.random.normal(rng, shape)
+    return Vars(sparse={"centres": Sparse(value, momentum=0.9, lr=cfg.lr)})
 
 
 def rows(cfg, params, batch, ctx):

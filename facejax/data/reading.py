@@ -1,0 +1,50 @@
+"""What the reading threads are at, so that a source that hangs can be named, with its record."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+
+class Reading:
+    """Notes, for each thread, the record that it asked a source for last.
+
+    A source that reads record by record is caught at the very one; one that hands a whole batch to
+    a library at the batch's last.
+    """
+
+    def __init__(self):
+        self._now: dict[int, tuple[str, int, str, float]] = {}
+
+    @contextmanager
+    def of(self, label: str, source, indices: Sequence[int]) -> Iterator[Sequence[int]]:
+        """Gives `indices` to read in their stead; each is noted as it is taken."""
+        thread = threading.get_ident()
+
+        def note(index: int) -> None:
+            self._now[thread] = label, index, source.name(index), time.monotonic()
+
+        try:
+            yield _Noted(indices, note)
+        finally:
+            self._now.pop(thread, None)
+
+    def describe(self) -> str:
+        """The record that has been read for longest, in words; "" if none is being read."""
+        reading = sorted(self._now.copy().values(), key=lambda noted: noted[3])
+        if not reading:
+            return ""
+        label, index, name, since = reading[0]
+        waited = time.monotonic() - since
+        return f"source '{label}' has been reading record {index} ({name}) for {waited:.0f} s"
+
+
+class _Noted(list):
+    def __init__(self, indices, note):
+        super().__init__(indices)
+        self._note = note
+
+    def __iter__(self):
+        for index in super().__iter__():
+            self._note(index)
+            yield index
