@@ -6,43 +6,20 @@ Nothing is compiled or read, so neither the hardware nor the data of a config is
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import pytest
 
 from facejax import command_line, config, state
-from facejax.contracts import Spec
+from facejax.planning import inputs
+from facejax.session import spec_of
 from facejax.step import train_step
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("[!_]*.py"))
-CLASSES = {"identity": 1000, "expression": 7}
-ATTRIBUTES = tuple(f"attribute {i}" for i in range(40))
-# Shape per row and type of each batch field; S is the side of the images.
-FIELDS = {
-    "image": lambda S: ((S, S, 3), jnp.uint8),
-    "regions": lambda S: ((S, S), jnp.uint8),
-    "landmarks": lambda S: ((68, 2), jnp.float32),
-    "attributes": lambda S: ((len(ATTRIBUTES),), jnp.int8),
-    "identity": lambda S: ((), jnp.int32),
-    "expression": lambda S: ((), jnp.int32),
-    "age": lambda S: ((), jnp.float32),
-    "pose": lambda S: ((3,), jnp.float32),
-}
+TOLD = {"identity": 1000, "expression": 7}
 
 
 @pytest.fixture(params=CONFIGS, ids=lambda path: path.stem)
 def path(request):
     return request.param
-
-
-def batch_shapes(program: state.Program) -> dict[str, jax.ShapeDtypeStruct]:
-    B, S = program.run.global_batch, program.run.data.size
-    shapes = {}
-    for name in program.fields():
-        shape, dtype = FIELDS[name](S)
-        shapes[name] = jax.ShapeDtypeStruct((B, *shape), dtype)
-        if name != "image":
-            shapes[f"has_{name}"] = jax.ShapeDtypeStruct((B,), bool)
-    return shapes
 
 
 def test_there_are_configs():
@@ -66,22 +43,14 @@ def test_resolves_to_values_that_resolve_to_the_same_run(path):
 
 def test_step_traces(path):
     run = config.resolve(command_line.load_file(str(path)))
-    spec = Spec(
-        steps=run.steps or 1000,
-        global_batch=run.global_batch,
-        size=run.data.size,
-        towers={key: tower.module.tower(tower.config) for key, tower in run.towers.items()},
-        classes=CLASSES,
-        attributes=ATTRIBUTES,
-        artifacts=run.artifacts,
-        aug={"mean": run.data.mean, "std": run.data.std},
-    )
-    program = state.plan(run, spec)
+    known = inputs.without_data(TOLD)
+    run = inputs.with_steps(run, known)
+    program = state.plan(run, spec_of(run, known.classes, known.attributes))
     before = state.shapes(program)
     after, metrics = jax.eval_shape(
         lambda current, batch: train_step(program, current, batch, {}),
         before,
-        batch_shapes(program),
+        inputs.batch(program, known),
     )
     assert jax.tree.structure(after) == jax.tree.structure(before)
     assert [(x.shape, x.dtype) for x in jax.tree.leaves(after)] == [

@@ -9,8 +9,8 @@ compute them twice. Arrays with rows are split over all devices, parameters and 
 top (tiles, fragments, transposed copies) is left out: on TPUs they need up to twice as much.
 
 Collectives: a product of rows and a parameter gathers the parameter, and one that sums over rows
-reduces the gradient; where the rows are fewer bytes, they move instead. What pairs of rows need (the
-similarities of contrastive losses) is left out; it is small beside the weights.
+reduces the gradient; where the rows are fewer bytes, they move instead. What pairs of rows need
+(the similarities of contrastive losses) is left out; it is small beside the weights.
 
 The bounds of the time hold on their own; a real step takes longer than the largest.
 """

@@ -20,14 +20,15 @@ ASSUMED_STEPS = 100_000
 ASSUMED_ATTRIBUTES = 40
 """As many as CelebA has."""
 
-_PLAIN = {
+_USUAL = {
+    "identity": Field((), "int32", classes=1),
+    "expression": Field((), "int32", classes=1),
     "regions": Field((), "uint8"),
     "landmarks": Field((68, 2), "float32"),
     "caption": Field((), "str"),
     "age": Field((), "float32"),
     "pose": Field((3,), "float32"),
 }
-_CLASSES = ("identity", "expression")
 
 
 class _Asked(dict):
@@ -73,22 +74,31 @@ def facts(run: Run, told: Mapping[str, int]) -> Facts:
         UserError: a source that is here and cannot be opened.
     """
     missing = [str(s["path"]) for s in run.data.sources if not os.path.exists(s.get("path", "/"))]
-    if not missing:
-        mixture = open_sources(run.data.sources)
-        attributes, fields = mixture.attributes, dict(mixture.fields)
-        classes, records, assumed = dict(mixture.classes), len(mixture), ()
-    else:
-        attributes = tuple(f"attribute {i}" for i in range(ASSUMED_ATTRIBUTES))
-        fields, classes, records = dict(_PLAIN), _Asked(), None
-        assumed = (f"the data ({', '.join(missing)}) is not here: its fields are assumed",)
+    if missing:
+        return without_data(told, ", ".join(missing))
+    mixture = open_sources(run.data.sources)
+    fields = _with_told(mixture.fields, told)
+    attributes = fields["attributes"].names if "attributes" in fields else ()
+    return Facts(fields, mixture.classes | _classes(told), attributes, len(mixture), ())
+
+
+def without_data(told: Mapping[str, int], missing: str = "") -> Facts:
+    """What is known where no source can be opened: every field, and the classes that were told."""
+    fields = _with_told(_USUAL, {"attributes": ASSUMED_ATTRIBUTES, **told})
+    note = f"the data ({missing}) is not here; its fields are assumed"
+    return Facts(fields, _Asked(_classes(told)), fields["attributes"].names, None, (note,))
+
+
+def _classes(told: Mapping[str, int]) -> dict[str, int]:
+    return {name: count for name, count in told.items() if name != "attributes"}
+
+
+def _with_told(fields: Mapping[str, Field], told: Mapping[str, int]) -> dict[str, Field]:
+    numbered = {name: Field((), "int32", classes=n) for name, n in _classes(told).items()}
     if "attributes" in told:
-        attributes = tuple(f"attribute {i}" for i in range(told["attributes"]))
-    classes.update({name: count for name, count in told.items() if name != "attributes"})
-    for name in {*_CLASSES, *classes} if missing else classes:
-        fields[name] = Field((), "int32", classes=dict.get(classes, name, 1))
-    if attributes:
-        fields["attributes"] = Field((len(attributes),), "int8", names=attributes)
-    return Facts(fields, classes, attributes, records, assumed)
+        names = tuple(f"attribute {i}" for i in range(told["attributes"]))
+        numbered["attributes"] = Field((len(names),), "int8", names=names)
+    return {**fields, **numbered}
 
 
 def with_steps(run: Run, known: Facts) -> Run:
