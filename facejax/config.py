@@ -186,7 +186,7 @@ class Run:
     global_batch: int = 256
     micro_batch: int | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: Literal["none", "full", "dots"] = "none"
+    remat: Literal["none", "dots", "full"] = "none"
     log_every: int = 10
     log_batch_ids: bool = False
     init_from: str | None = None

@@ -180,8 +180,8 @@ class AttentionPool(nn.Module):
         return y + mlp(layer_norm(y, "norm"))
 
 
-Remat = Literal["none", "full", "dots"]
-"""What a backward pass recomputes: nothing, whole blocks, or all but matrix products."""
+Remat = Literal["none", "dots", "full"]
+"""What a backward pass recomputes: nothing, all but matrix products, or whole blocks."""
 
 
 def remat_policy(remat: Remat):

@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args, get_type_hints
 
@@ -11,6 +11,7 @@ import jax
 from facejax import config, mesh, state, step
 from facejax.config import TOWERS, MeshShape, Run
 from facejax.contracts import Params
+from facejax.errors import UserError
 from facejax.planning import inputs
 from facejax.planning.estimate import Costs, costs
 from facejax.planning.topology import Topology
@@ -156,11 +157,21 @@ class Planner:
     def _traced(self, way: Way) -> Steps:
         key = way.remat, way.micro
         if key not in self._steps:
-            share = 0.5 if way.micro % 2 == 0 else 2.0
-            half, frozen = inputs.program(self._run(way, share), self.known)
-            whole, _ = self.program(way)
-            self._steps[key] = steps_of(self._jaxpr(whole, frozen), self._jaxpr(half, frozen))
+            whole = self._jaxpr(*self.program(way))
+            # Twice the batch where half of it would not do: an odd one, or too small for its loss.
+            shares = (0.5, 2.0) if way.micro % 2 == 0 else (2.0,)
+            self._steps[key] = self._compared(whole, way, shares)
         return self._steps[key]
+
+    def _compared(self, whole: Any, way: Way, shares: tuple[float, ...]) -> Steps:
+        try:
+            other = inputs.program(self._run(way, shares[0]), self.known)
+            return steps_of(whole, self._jaxpr(*other))
+        except (ValueError, UserError) as error:
+            if shares[1:]:
+                return self._compared(whole, way, shares[1:])
+            what = f"the step cannot be estimated ({error})"
+            raise UserError("config.global_batch", what, "try a power of two") from error
 
     def _jaxpr(self, program: state.Program, frozen: Params) -> Any:
         one = mesh.make(MeshShape(1, 1), jax.devices()[:1])
@@ -193,38 +204,39 @@ class Planner:
         splits = [n for n in self.splits() if n > self.way.fsdp]
         yield from (dataclasses.replace(self.way, fsdp=n) for n in splits)
 
-    def combined_changes(self) -> Iterator[Way]:
-        """Ways that differ in several keys, by what they cost in speed, as a rule."""
-        less = [n for n in self.micros() if n <= self.way.micro]
-        more = [n for n in self.splits() if n >= self.way.fsdp]
-        for micro in less:
-            for remat in self.remats()[self.remats().index(self.way.remat) :]:
-                yield from (Way(remat, micro, fsdp) for fsdp in more)
+    def combined_change(self, fits: Callable[[Estimate], bool]) -> Estimate | None:
+        """The first way that fits, by what they cost in speed as a rule; None if none does."""
+        remats = self.remats()[self.remats().index(self.way.remat) :]
+        splits = [n for n in self.splits() if n >= self.way.fsdp]
+        for micro in [n for n in self.micros() if n <= self.way.micro]:
+            # Tracing takes most of the time, so the least that this micro-batch needs comes first.
+            if fits(self.estimate(Way(remats[-1], micro, splits[-1]))):
+                ways = (Way(remat, micro, fsdp) for remat in remats for fsdp in splits)
+                return next(e for e in map(self.estimate, ways) if fits(e))
+        return None
 
     def advice(self, need: float, temporaries: float) -> list[tuple[Estimate, float]]:
         """Changes to a config that does not fit, each with the bytes that it should need.
 
         What fits comes first, the fastest before the others; then what helps most. If nothing fits
-        with one change, the fastest combination that does is put in front.
+        with one change, a combination that does is put in front.
 
         Args:
             need: bytes that the config needs, as the compiler said.
             temporaries: the part of it beside what is held between steps.
         """
         ratio = temporaries / max(self.estimate(self.way).costs.peak, 1.0)
+        capacity = self.topology.chip.capacity
 
         def expected(e: Estimate) -> float:
             return e.held.total + ratio * e.costs.peak
 
-        capacity = self.topology.chip.capacity
         tried = [(e, expected(e)) for e in map(self.estimate, self.single_changes())]
-        helpful = [(e, n) for e, n in tried if n < need]
-        fits = sorted(((e, n) for e, n in helpful if n <= capacity), key=lambda t: t[0].order)
-        if not fits:
-            found = ((e, expected(e)) for e in map(self.estimate, self.combined_changes()))
-            fits = [next(((e, n) for e, n in found if n <= capacity), None)]
-        rest = sorted(((e, n) for e, n in helpful if n > capacity), key=lambda t: t[1])
-        return [t for t in (*fits, *rest) if t is not None]
+        fits = sorted(((e, n) for e, n in tried if n <= capacity), key=lambda t: t[0].order)
+        rest = sorted(((e, n) for e, n in tried if capacity < n < need), key=lambda t: t[1])
+        if not fits and (found := self.combined_change(lambda e: expected(e) <= capacity)):
+            fits = [(found, expected(found))]
+        return fits + rest
 
     def ranked(self) -> list[Estimate]:
         """All ways that should fit, the fastest first; if none does, the smallest."""
