@@ -203,18 +203,18 @@ def _lines(p: Mapping[str, Any]) -> Iterator[str]:
     yield f"one step, per {unit}"
     model, executed = p["flops"]["model"], p["flops"]["executed"]
     if model is not None:
-        each = p["flops"]["per_image"] / 1e9
-        yield f"  model FLOPs      {model / 1e12:>9.3f} T    {each:,.1f} G per image"
-    yield f"  products         {executed / 1e12:>9.3f} T    with what is computed again"
-    yield f"  memory traffic   {p['traffic'] / 1e9:>9.3f} GB"
+        each = _amount(p["flops"]["per_image"], "FLOP")
+        yield f"  {'model':<17}{_amount(model, 'FLOP'):>13}  {each} per image"
+    yield f"  {'products':<17}{_amount(executed, 'FLOP'):>13}  with what is computed again"
+    yield f"  {'memory traffic':<17}{_amount(p['traffic'], 'B'):>13}"
     for c in p["collectives"]:
         many = "" if c["count"] is None else f"{c['count']:.0f} x, "
-        yield f"  {c['kind']:<19}{c['bytes'] / 1e9:>7.3f} GB   {many}among {c['devices']}"
+        yield f"  {c['kind']:<18}{_amount(c['bytes'], 'B'):>12}  {many}among {c['devices']}"
     yield ""
     yield "least time of a step"
     for name, said in LIMITS.items():
         mark = "  <- the limit" if name == p["limit"] else ""
-        yield f"  {name:<17}{p['seconds'][name] * 1e3:>9.2f} ms   {said}{mark}"
+        yield f"  {name:<17}{_amount(p['seconds'][name], 's'):>13}  {said}{mark}"
     mfu = "" if p["mfu"] is None else f", MFU {p['mfu']:.0%}"
     yield f"  at most {p['images_per_s']:,.0f} images/s{mfu}"
     yield ""
@@ -226,7 +226,8 @@ def _lines(p: Mapping[str, Any]) -> Iterator[str]:
         yield "what to change (estimated)"
         for a in p["advice"]:
             fits = "fits" if a["need"] <= where["capacity"] else "does not fit"
-            yield f"  {_gib(a['need']):>12}  {a['seconds'] * 1e3:7.1f} ms  {fits}: {a['change']}"
+            least = _amount(a["seconds"], "s")
+            yield f"  {_gib(a['need']):>12}  {least:>9}  {fits}: {a['change']}"
 
 
 def ranking(planner: Planner, rows: list[tuple[Estimate, Compiled | Refused | None]]) -> str:
@@ -234,7 +235,7 @@ def ranking(planner: Planner, rows: list[tuple[Estimate, Compiled | Refused | No
     lines = [f"{'needs':>12}{'estimate':>12}{'at least':>12}  options"]
     for e, compiled in rows:
         need = "" if compiled is None else _gib(compiled.need)
-        least = f"{max(e.seconds.values()) * 1e3:.1f} ms"
+        least = _amount(max(e.seconds.values()), "s")
         options = changes(planner, e.way) or "the config as it is"
         lines.append(f"{need:>12}{_gib(e.need):>12}{least:>12}  {options}")
     return "\n".join(lines)
@@ -242,3 +243,17 @@ def ranking(planner: Planner, rows: list[tuple[Estimate, Compiled | Refused | No
 
 def _gib(size: float) -> str:
     return f"{size / GIB:.2f} GiB" if size >= GIB / 10 else f"{size / 2**20:.1f} MiB"
+
+
+def _amount(value: float, unit: str) -> str:
+    """With the prefix that leaves one to three digits before the point.
+
+    >>> _amount(15_900_000_000_000, "FLOP"), _amount(0.0123, "s"), _amount(0, "B")
+    ('15.9 TFLOP', '12.3 ms', '0.0 B')
+    """
+    for prefix, size in zip("PTGMk", (1e15, 1e12, 1e9, 1e6, 1e3)):
+        if value >= size:
+            return f"{value / size:.1f} {prefix}{unit}"
+    if unit == "s" and 0 < value < 1:
+        return f"{value * 1e3:.1f} ms" if value >= 1e-3 else f"{value * 1e6:.1f} us"
+    return f"{value:.1f} {unit}"
