@@ -34,23 +34,27 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **kwargs):
         super().__init__(**kwargs, allow_abbrev=False)
 
-    def parse_known(self, argv: list[str], prefix: str) -> tuple[argparse.Namespace, dict]:
-        """Parses `argv`; options `--<prefix>.<key>=<value>` are returned as a dict of strings.
+    def parse_known(self, argv: list[str], *prefixes: str) -> tuple:
+        """Parses `argv`.
+
+        Returns:
+            The options, and for each prefix a dict of strings: what `--<prefix>.<key>=<value>` say.
 
         Raises:
             UserError: an unknown option, a missing one or a value of the wrong type.
         """
         options, rest = self.parse_known_args(argv)
-        free = {}
+        free = {prefix: {} for prefix in prefixes}
         for argument in rest:
             flag, equals, value = argument.partition("=")
-            if not flag.startswith(f"--{prefix}."):
+            prefix, dot, key = flag.removeprefix("--").partition(".")
+            if not flag.startswith("--") or not dot or prefix not in free:
                 legal = [o for a in self._actions for o in a.option_strings if o.startswith("--")]
                 raise UserError(flag, "unknown option", nearest(flag, legal))
             if not equals:
                 raise UserError(flag, "has no value", f"write {flag}=VALUE")
-            free[flag.removeprefix(f"--{prefix}.")] = value
-        return options, free
+            free[prefix][key] = value
+        return options, *free.values()
 
     def error(self, message: str) -> NoReturn:
         raise UserError("command line", message, "see --help")

@@ -167,7 +167,8 @@ class Run:
         global_batch: rows of one optimiser step, over all devices.
         micro_batch: rows of one forward and backward pass; None means global_batch.
         dtype: compute type of encoders and of objectives that have one; parameters stay float32.
-        remat: rematerialisation policy of the encoders.
+        remat: what the backward pass of encoders and decoders recomputes: nothing, whole blocks, or
+            all but matrix products.
         log_every: steps between lines of metrics.
         log_batch_ids: write batches.jsonl.
         init_from: a run or an export whose encoder the parameters start from.
@@ -190,7 +191,7 @@ class Run:
     global_batch: int = 256
     micro_batch: int | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: str = "none"
+    remat: Literal["none", "dots", "full"] = "none"
     log_every: int = 10
     log_batch_ids: bool = False
     init_from: str | None = None
@@ -304,7 +305,7 @@ def _objective(run: Run, label: str, entry: Mapping[str, Any]) -> Objective:
         modifiers[name] = Plugin(**_plugin("modifier", name, _section(options, at), at))
     plugin = _plugin("objective", label, entry, where)
     objective = Objective(**plugin, weight=weight, modifiers=modifiers)
-    return _inherit(objective, entry, dtype=run.dtype)
+    return _inherit(objective, entry, dtype=run.dtype, remat=run.remat)
 
 
 def _check(run: Run) -> None:

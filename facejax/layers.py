@@ -181,6 +181,16 @@ class AttentionPool(nn.Module):
         return y + mlp(layer_norm(y, "norm"))
 
 
+Remat = Literal["none", "dots", "full"]
+"""What a backward pass recomputes: nothing, all but matrix products, or whole blocks."""
+
+
+def remat_policy(remat: Remat):
+    """What `jax.checkpoint` may save under "full" or "dots"."""
+    dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    return dots if remat == "dots" else jax.checkpoint_policies.nothing_saveable
+
+
 class BatchNorm(nn.Module):
     """Normalises each channel over all leading axes with the statistics of this batch.
 

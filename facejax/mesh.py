@@ -15,13 +15,14 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from facejax.config import MeshShape
 from facejax.contracts import Params
 from facejax.errors import UserError, nearest
 from facejax.optim import path_of
 
+AXES = ("data", "fsdp")
 PLACEMENTS = ("replicate", "fsdp", "devices")
 
 RULES = (
@@ -42,20 +43,33 @@ def make(shape: MeshShape, devices: Sequence[jax.Device] | None = None) -> Mesh:
         UserError: the shape does not use exactly the devices there are.
     """
     devices = list(jax.devices() if devices is None else devices)
+    grid = np.asarray(devices).reshape(_sizes(shape, len(devices)))
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def without_devices(shape: MeshShape, count: int) -> AbstractMesh:
+    """The mesh that `make` would build over `count` devices, to ask how arrays are split.
+
+    Raises:
+        UserError: as `make`.
+    """
+    return AbstractMesh(_sizes(shape, count), AXES, axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def _sizes(shape: MeshShape, count: int) -> tuple[int, int]:
     sizes = [shape.data, shape.fsdp]
     if sizes.count(-1) > 1 or any(s == 0 or s < -1 for s in sizes):
         raise UserError("config.mesh", f"data={sizes[0]}, fsdp={sizes[1]}", "use one -1 at most")
     if -1 in sizes:
         known = -sizes[0] * sizes[1]
-        sizes[sizes.index(-1)] = max(len(devices) // known, 1)
-    if sizes[0] * sizes[1] != len(devices):
+        sizes[sizes.index(-1)] = max(count // known, 1)
+    if sizes[0] * sizes[1] != count:
         raise UserError(
             "config.mesh",
-            f"data {shape.data} x fsdp {shape.fsdp} does not fit {len(devices)} devices",
+            f"data {shape.data} x fsdp {shape.fsdp} does not fit {count} devices",
             "set one of them to -1",
         )
-    grid = np.asarray(devices).reshape(sizes)
-    return Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto))
+    return sizes[0], sizes[1]
 
 
 def within(mesh: Mesh, function: Callable) -> Callable:

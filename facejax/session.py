@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ MAY_CHANGE = {
     *("export", "init_from"),
 }
 DATA_MAY_CHANGE = {"workers", "cache"}
-TOWER_MAY_CHANGE = {"remat", "scan", "attention"}  # how it is computed, not what
+PLUGIN_MAY_CHANGE = {"remat", "scan", "attention"}  # how it is computed, not what
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,14 +57,12 @@ def prepare(run: Run, workdir: Path) -> Session:
         UserError: whatever is wrong with the input.
     """
     mixture = open_sources(run.data.sources)
-    if run.steps is None:
-        steps = max(1, round(run.epochs * len(mixture) / run.global_batch))
-        run = dataclasses.replace(run, steps=steps, epochs=None)
+    run = with_steps(run, len(mixture))
     _check_resumable(run, workdir)
     evaluations = evaluate.prepare(run.evals, run.data.size)
     devices = mesh.make(run.mesh)
     config.check_devices(run, devices.size)
-    spec = spec_of(run, mixture)
+    spec = spec_of(run, mixture.classes, mixture.attributes)
     loaded = {path: model.load(path) for path in state.frozen_paths(run, spec)}
     encoders = {path: (m.module, m.encoder_config) for path, m in loaded.items()}
     program = state.plan(run, spec, encoders)
@@ -83,15 +82,23 @@ def prepare(run: Run, workdir: Path) -> Session:
     )
 
 
-def spec_of(run: Run, mixture: Mixture) -> Spec:
-    """The run's facts for objectives."""
+def with_steps(run: Run, records: int) -> Run:
+    """The run with its epochs, if it counts in these, as steps."""
+    if run.steps is not None:
+        return run
+    steps = max(1, round(run.epochs * records / run.global_batch))
+    return dataclasses.replace(run, steps=steps, epochs=None)
+
+
+def spec_of(run: Run, classes: Mapping[str, int], attributes: tuple[str, ...]) -> Spec:
+    """The run's facts for objectives; `run.steps` is set."""
     return Spec(
         steps=run.steps,
         global_batch=run.global_batch,
         size=run.data.size,
         towers={k: t.module.tower(t.config) for k, t in run.towers.items()},
-        classes=mixture.classes,
-        attributes=mixture.attributes,
+        classes=classes,
+        attributes=attributes,
         artifacts=run.artifacts,
         aug={"mean": run.data.mean, "std": run.data.std},
     )
@@ -101,10 +108,9 @@ def _check_resumable(run: Run, workdir: Path) -> None:
     if not (workdir / "config.json").exists():
         return
     old, new = model.read_config(workdir)["config"], json.loads(json.dumps(config.to_dict(run)))
-    for key in config.TOWERS:
-        for stored in (old, new):
-            if key in stored:
-                stored[key] = {k: v for k, v in stored[key].items() if k not in TOWER_MAY_CHANGE}
+    for stored in (old, new):
+        stored |= {key: _what(stored[key]) for key in config.TOWERS if key in stored}
+        stored["objective"] = {label: _what(own) for label, own in stored["objective"].items()}
     for key in sorted({*old, *new} - MAY_CHANGE - {"data"}):
         _same(workdir, f"config.{key}", old.get(key), new.get(key))
     for key in sorted({*old["data"], *new["data"]} - DATA_MAY_CHANGE):
@@ -115,6 +121,10 @@ def _check_resumable(run: Run, workdir: Path) -> None:
         raise UserError(
             "config.steps", f"the run in {workdir} is past step {new['steps']}", "give more steps"
         )
+
+
+def _what(plugin: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in plugin.items() if key not in PLUGIN_MAY_CHANGE}
 
 
 def _same(workdir: Path, where: str, old: Any, new: Any) -> None:

@@ -9,6 +9,7 @@ B rows of the global batch, A micro-batches; micro-batch m is the rows m::A.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from facejax import mesh as mesh_lib
 from facejax import optim
 from facejax.contracts import Ctx, Draw, Features, Histogram, Loss, Params, Term, stable_name
 from facejax.forward import Batch
@@ -30,7 +32,7 @@ from facejax.losses import (
     total,
 )
 from facejax.schedule import at
-from facejax.state import Program, TrainState, bare
+from facejax.state import Program, TrainState, bare, placement
 from facejax.typed import keys_of
 
 
@@ -81,6 +83,15 @@ def train_step(
             value = metric.value() if isinstance(metric, Term) else metric
             metrics[f"{label}/{name}"] = value
     return new, metrics
+
+
+def jitted(program: Program, mesh: jax.sharding.Mesh):
+    """`train_step` under jit: (state, batch, frozen); the state is donated and keeps its place."""
+    return jax.jit(
+        mesh_lib.within(mesh, functools.partial(train_step, program)),
+        donate_argnums=0,
+        out_shardings=(placement(program, mesh), mesh_lib.replicated(mesh)),
+    )
 
 
 # ---------------------------------------------------------------------------------- gradients

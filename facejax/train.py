@@ -25,7 +25,7 @@ from facejax.export._run import export_run
 from facejax.metrics import Writer, read_jsonl, save_preview
 from facejax.preview import previews
 from facejax.session import Session, prepare, starting_state, write_config
-from facejax.step import train_step
+from facejax.step import jitted
 from facejax.watchdog import Watchdog
 
 PREEMPTED = 75
@@ -58,7 +58,7 @@ def train(session: Session) -> int:
 def _steps(session: Session, writer: Writer, current: state.TrainState, start, dog, reading):
     """Runs steps `start` to the end; None when asked to stop (everything is then saved)."""
     run = session.run
-    step_fn = compiled_step(session)
+    step_fn = jitted(session.program, session.mesh)
     books = Books(session, writer, start)
     batches = iter(read_batches(session, start, reading))
     missed = [e for e in due_evaluations(session, start) if not _evaluated(session, e.label, start)]
@@ -147,17 +147,6 @@ def _trace(session: Session, step: int, metrics: Mapping[str, Any]) -> None:
         jax.profiler.start_trace(session.workdir / "profile")
     elif step == last:
         jax.profiler.stop_trace()
-
-
-def compiled_step(session: Session):
-    """The jitted step; the state is donated and keeps its placement."""
-    program, devices = session.program, session.mesh
-    placed = state.placement(program, devices)
-    return jax.jit(
-        mesh.within(devices, functools.partial(train_step, program)),
-        donate_argnums=0,
-        out_shardings=(placed, mesh.replicated(devices)),
-    )
 
 
 def read_batches(session: Session, start: int, reading: Reading) -> Iterator[pipeline.HostBatch]:

@@ -13,7 +13,7 @@ from facejax import config, mesh, state
 from facejax.config import MeshShape, Run
 from facejax.contracts import Draw, Spec
 from facejax.losses import Given, features_of, losses_of, total
-from facejax.step import train_step
+from facejax.step import jitted, train_step
 
 SIZE, CLASSES = 16, 12
 
@@ -85,12 +85,7 @@ def steps(
     program = program_of(run, frozen)
     grid = mesh.make(MeshShape(*shape), jax.devices()[:devices])
     current = state.create(program, grid)
-    placed = state.placement(program, grid)
-    step = jax.jit(
-        mesh.within(grid, functools.partial(train_step, program)),
-        donate_argnums=0,
-        out_shardings=(placed, mesh.replicated(grid)),
-    )
+    step = jitted(program, grid)
     history = []
     for n in range(count):
         batch = mesh.to_global(grid, run.global_batch, asked(program, n))

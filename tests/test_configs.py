@@ -6,47 +6,21 @@ Nothing is compiled or read, so neither the hardware nor the data of a config is
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import pytest
 
 from facejax import command_line, config, state
-from facejax.contracts import Spec, TowerSpec
+from facejax.contracts import TowerSpec
+from facejax.planning import inputs
+from facejax.session import spec_of
 from facejax.step import train_step
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("[!_]*.py"))
-CLASSES = {"identity": 1000, "expression": 7}
-ATTRIBUTES = tuple(f"attribute {i}" for i in range(40))
-# Shape per row and type of each batch field; S is the side of the images.
-FIELDS = {
-    "image": lambda S: ((S, S, 3), jnp.uint8),
-    "regions": lambda S: ((S, S), jnp.uint8),
-    "generated": lambda S: ((S, S, 3), jnp.uint8),
-    "landmarks": lambda S: ((68, 2), jnp.float32),
-    "attributes": lambda S: ((len(ATTRIBUTES),), jnp.int8),
-    "identity": lambda S: ((), jnp.int32),
-    "expression": lambda S: ((), jnp.int32),
-    "age": lambda S: ((), jnp.float32),
-    "pose": lambda S: ((3,), jnp.float32),
-    "feature": lambda S: ((128,), jnp.float32),
-    "clip": lambda S: ((), jnp.int32),
-    "frame": lambda S: ((), jnp.int32),
-}
+TOLD = {"identity": 1000, "expression": 7, "clip": 100, "frame": 8}
 
 
 @pytest.fixture(params=CONFIGS, ids=lambda path: path.stem)
 def path(request):
     return request.param
-
-
-def batch_shapes(program: state.Program) -> dict[str, jax.ShapeDtypeStruct]:
-    B, S = program.run.global_batch, program.run.data.size
-    shapes = {}
-    for name in program.fields():
-        shape, dtype = FIELDS[name](S)
-        shapes[name] = jax.ShapeDtypeStruct((B, *shape), dtype)
-        if name != "image":
-            shapes[f"has_{name}"] = jax.ShapeDtypeStruct((B,), bool)
-    return shapes
 
 
 def test_there_are_configs():
@@ -70,16 +44,9 @@ def test_resolves_to_values_that_resolve_to_the_same_run(path):
 
 def test_step_traces(path):
     run = config.resolve(command_line.load_file(str(path)))
-    spec = Spec(
-        steps=run.steps or 1000,
-        global_batch=run.global_batch,
-        size=run.data.size,
-        towers={key: tower.module.tower(tower.config) for key, tower in run.towers.items()},
-        classes=CLASSES,
-        attributes=ATTRIBUTES,
-        artifacts=run.artifacts,
-        aug={"mean": run.data.mean, "std": run.data.std},
-    )
+    known = inputs.without_data(TOLD)
+    run = inputs.with_steps(run, known)
+    spec = spec_of(run, known.classes, known.attributes)
     # A fixed encoder that a config names is not there; the run's own stands in for it.
     tower = run.towers["encoder"]
     paths = state.frozen_paths(run, spec)
@@ -90,7 +57,7 @@ def test_step_traces(path):
     after, metrics = jax.eval_shape(
         lambda current, batch, frozen: train_step(program, current, batch, frozen),
         before,
-        batch_shapes(program),
+        inputs.batch(program, known),
         dict.fromkeys(paths, init),
     )
     assert jax.tree.structure(after) == jax.tree.structure(before)

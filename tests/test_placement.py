@@ -13,13 +13,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import jax  # noqa: E402
 import pytest  # noqa: E402
-from test_configs import ATTRIBUTES, CLASSES  # noqa: E402
+from test_configs import TOLD  # noqa: E402
 
-from facejax import command_line, config, state  # noqa: E402
-from facejax.contracts import Spec  # noqa: E402
+from facejax import command_line, config, mesh, state  # noqa: E402
+from facejax.config import MeshShape  # noqa: E402
 from facejax.optim import flatten  # noqa: E402
+from facejax.planning import inputs  # noqa: E402
+from facejax.session import spec_of  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "golden"
 # A masked and a contrastive objective together; a queue and a teacher; prototypes and a centre;
@@ -31,16 +32,10 @@ def placements(name: str) -> dict[str, list]:
     """Path in the state -> axes, on 2 x 4 devices; blocks that are alike share a line."""
     path = ROOT / "configs" / (f"{name}.py" if name == "quickstart" else f"{name}_vit_faces.py")
     run = config.resolve(command_line.load_file(str(path)))
-    spec = Spec(
-        steps=1000,
-        global_batch=run.global_batch,
-        size=run.data.size,
-        towers={key: tower.module.tower(tower.config) for key, tower in run.towers.items()},
-        classes=CLASSES,
-        attributes=ATTRIBUTES,
-        aug={"mean": run.data.mean, "std": run.data.std},
-    )
-    grid = jax.sharding.AbstractMesh((2, 4), ("data", "fsdp"))
+    known = inputs.without_data(TOLD)
+    run = inputs.with_steps(run, known)
+    spec = spec_of(run, known.classes, known.attributes)
+    grid = mesh.without_devices(MeshShape(2, 4), 8)
     placed = flatten(state.placement(state.plan(run, spec), grid))
     out: dict[str, list] = {}
     for leaf, sharding in placed.items():

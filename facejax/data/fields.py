@@ -95,6 +95,28 @@ def _describe(field: Field) -> str:
     return f"{field.classes} classes" if field.classes else f"{field.dtype}{list(field.shape)}"
 
 
+def batch_shape(
+    fields: Mapping[str, Field], rows: int, size: int
+) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype name of every array of a batch that reaches the device.
+
+    Args:
+        fields: what the batch holds beside `image`; text stays on the host.
+        rows: B.
+        size: side of the images and region maps.
+    """
+    shapes = {"image": ((rows, size, size, 3), "uint8")}
+    for name, field in fields.items():
+        if field.dtype != "str":
+            shapes[name] = ((rows, *_row_shape(name, field, size)), field.dtype)
+        shapes[f"has_{name}"] = ((rows,), "bool")
+    return shapes
+
+
+def _row_shape(name: str, field: Field, size: int) -> tuple[int, ...]:
+    return {"regions": (size, size), "generated": (size, size, 3)}.get(name, field.shape)
+
+
 def collate(
     records: Sequence[Record | None], fields: Mapping[str, Field], size: int
 ) -> dict[str, np.ndarray]:
@@ -114,10 +136,10 @@ def collate(
         if record is not None:
             arrays["image"][row] = record["image"]
     for name, field in fields.items():
-        shape = {"regions": (size, size), "generated": (size, size, 3)}.get(name, field.shape)
         text = field.dtype == "str"
         sentinel = "" if text else -1 if field.classes else 0
-        values = np.full((len(records), *shape), sentinel, object if text else field.dtype)
+        shape = (len(records), *_row_shape(name, field, size))
+        values = np.full(shape, sentinel, object if text else field.dtype)
         if name == "generated":
             values[:] = arrays["image"]
         has = np.zeros(len(records), bool)

@@ -22,7 +22,15 @@ from flax import linen as nn
 
 from facejax.contracts import Draw, Drawn, Features, Output, Params, Tower, TowerSpec
 from facejax.errors import UserError, nearest
-from facejax.layers import NORM_EPS, AttentionPool, Block, dense, sincos_2d
+from facejax.layers import (
+    NORM_EPS,
+    AttentionPool,
+    Block,
+    Remat,
+    dense,
+    remat_policy,
+    sincos_2d,
+)
 
 
 class Dims(NamedTuple):
@@ -86,7 +94,7 @@ class Config:
     embed: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
     scan: bool = False
-    remat: Literal["none", "full", "dots"] = "none"
+    remat: Remat = "none"
     attention: Literal["xla", "cudnn"] = "xla"
 
     def __post_init__(self):
@@ -324,10 +332,7 @@ def _run_blocks(cfg, params, x, scales, want_layers):
         return x, x if want_layers else None
 
     if cfg.remat != "none":
-        dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-        step = jax.checkpoint(
-            step, policy=dots if cfg.remat == "dots" else None, prevent_cse=not cfg.scan
-        )
+        step = jax.checkpoint(step, policy=remat_policy(cfg.remat), prevent_cse=not cfg.scan)
     blocks = [params[block_name(i)] for i in range(cfg.dims.depth)]
     if cfg.scan:
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)

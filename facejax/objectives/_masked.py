@@ -27,6 +27,7 @@ class Decoder(nn.Module):
         heads: of the attention.
         out: width of the output, in float32 or wider; 0 leaves the Linear out.
         dtype: compute type.
+        remat: what the backward pass recomputes.
     """
 
     width: int
@@ -34,11 +35,15 @@ class Decoder(nn.Module):
     heads: int
     out: int
     dtype: str
+    remat: layers.Remat = "none"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        block = layers.Block
+        if self.remat != "none":
+            block = nn.remat(block, policy=layers.remat_policy(self.remat))
         for i in range(self.depth):
-            x = layers.Block(self.width, self.heads, dtype=self.dtype, name=f"blocks_{i:02d}")(x)
+            x = block(self.width, self.heads, dtype=self.dtype, name=f"blocks_{i:02d}")(x)
         x = layers.layer_norm(x, "norm")
         if self.out:
             x = layers.dense(self.out, dtype=self.dtype, name="pred")(x)

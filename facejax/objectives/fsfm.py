@@ -66,6 +66,7 @@ class Config:
         hidden: width of the hidden layer of projector and predictor.
         out: width of the projection.
         dtype: compute type of decoders and heads; follows the run's.
+        remat: what the pixel decoder's backward pass recomputes; follows the run's.
     """
 
     mask: regions.Kind = "crfr-p"
@@ -87,6 +88,7 @@ class Config:
     hidden: int = 4096
     out: int = 256
     dtype: str = "float32"
+    remat: layers.Remat = "none"
 
     @classmethod
     def tiny(cls) -> "Config":
@@ -108,7 +110,8 @@ def passes(cfg: Config, spec: Spec) -> dict[str, Pass]:
 def _decoder(cfg: Config, spec: Spec) -> _masked.Decoder:
     tower = spec.towers["encoder"]
     width, heads = _masked.scaled(cfg.decoder_width, cfg.decoder_heads, tower)
-    return _masked.Decoder(width, cfg.decoder_depth, heads, tower.patch**2 * 3, cfg.dtype)
+    out = tower.patch**2 * 3
+    return _masked.Decoder(width, cfg.decoder_depth, heads, out, cfg.dtype, cfg.remat)
 
 
 def _branch(cfg: Config) -> _representation.Branch:

@@ -44,6 +44,7 @@ class Config:
         decoder_width: its width; None is half the encoder's, rounded up to a multiple of 32.
         decoder_heads: its attention heads; None is one per 32 channels.
         dtype: compute type of the decoder; follows the run's.
+        remat: what the decoder's backward pass recomputes; follows the run's.
     """
 
     ratio: float = 0.75
@@ -55,6 +56,7 @@ class Config:
     decoder_width: int | None = None
     decoder_heads: int | None = None
     dtype: str = "float32"
+    remat: layers.Remat = "none"
 
     @classmethod
     def tiny(cls) -> "Config":
@@ -70,7 +72,9 @@ def passes(cfg: Config, spec: Spec) -> dict[str, Pass]:
 def _decoder(cfg: Config, spec: Spec) -> _masked.Decoder:
     tower = spec.towers["encoder"]
     width, heads = _masked.scaled(cfg.decoder_width, cfg.decoder_heads, tower)
-    return _masked.Decoder(width, cfg.decoder_depth, heads, tower.patch**2 * 3, cfg.dtype)
+    return _masked.Decoder(
+        width, cfg.decoder_depth, heads, tower.patch**2 * 3, cfg.dtype, cfg.remat
+    )
 
 
 def init(cfg: Config, rng: jax.Array, spec: Spec) -> Vars:
