@@ -175,6 +175,8 @@ def test_frozen_and_cached_teachers():
     _, cached = steps(resolve({"distil": {"cached": "feature"}}), 1)
     assert np.isfinite(cached[0]["loss"])
     assert program_of(resolve({"distil": {"cached": "feature"}})).fields() == ("feature", "image")
+    # Named by a key of the objective's config.
+    assert program_of(resolve({"fccov": {"field": "age"}})).fields() == ("age", "image")
 
 
 def test_frozen_until_holds_parameters_and_moments():
