@@ -4,9 +4,11 @@ import dataclasses
 
 import jax
 import numpy as np
+from made_up import SPEC
 from support import leaves
 
 from facejax import plugins
+from facejax.errors import UserError
 
 
 def load(kind: str, name: str):
@@ -47,3 +49,18 @@ def assert_frozen_config(module, config) -> None:
     """Equal values are equal configs, so that two runs of one config are one compilation."""
     assert type(config) is module.Config
     assert hash(config) == hash(dataclasses.replace(config))
+
+
+def fitting(passes) -> list[str]:
+    """The modifiers that don't refuse an objective with these passes."""
+    found = []
+    for name in plugins.names("modifier"):
+        module = load("modifier", name)
+        refused = False
+        if hasattr(module, "passes"):
+            try:
+                module.passes(module.Config.tiny(), passes, SPEC)
+            except UserError:
+                refused = True
+        found += [] if refused else [name]
+    return found

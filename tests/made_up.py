@@ -118,7 +118,7 @@ def batch(spec: Spec = SPEC, seed: int = 0) -> dict[str, jax.Array]:
         "frame": jnp.asarray(np.arange(B) // 2 % 2, jnp.int32),
     }
     known = {f"has_{name}": jnp.ones(B, bool) for name in fields}
-    known |= {"has_identity": jnp.arange(B) != 2, "has_feature": jnp.arange(B) != 5}
+    known |= {"has_feature": jnp.arange(B) != 5}
     return {"image": image, **fields, **known}
 
 

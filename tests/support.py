@@ -56,6 +56,9 @@ def batch_of(run: Run, seed: int = 0) -> dict[str, np.ndarray]:
         "image": rng.integers(0, 256, (B, S, S, 3), dtype=np.uint8),
         "identity": rng.integers(0, CLASSES, B).astype(np.int32),
         "has_identity": np.ones(B, bool),
+        # Clips of four rows, two for each of two frames.
+        "clip": np.arange(B, dtype=np.int32) // 4,
+        "frame": np.arange(B, dtype=np.int32) // 2 % 2,
         "feature": rng.normal(size=(B, 8)).astype(np.float32),
         "has_feature": np.ones(B, bool),
         "regions": rng.integers(0, 11, (B, S, S), dtype=np.uint8),

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import made_up
 import numpy as np
 import pytest
-from contract import assert_frozen_config, assert_plain, assert_pure, finite, load
+from contract import assert_frozen_config, assert_plain, assert_pure, finite, fitting, load
 from made_up import B, Case, take
 from support import assert_close, leaves, program_of, resolve
 
@@ -30,7 +30,6 @@ from facejax.contracts import (
     Vars,
     View,
 )
-from facejax.errors import UserError
 from facejax.losses import sum_terms
 from facejax.schedule import Schedule
 
@@ -225,21 +224,6 @@ def test_objective_preview_is_columns_of_images(objective):
         assert images.shape == (B, size, size, 3)
         assert images.dtype == jnp.float32
         assert np.isfinite(images).all()
-
-
-def fitting(passes) -> list[str]:
-    """The modifiers that don't refuse an objective with these passes."""
-    found = []
-    for name in plugins.names("modifier"):
-        module = load("modifier", name)
-        refused = False
-        if hasattr(module, "passes"):
-            try:
-                module.passes(module.Config.tiny(), passes, made_up.SPEC)
-            except UserError:
-                refused = True
-        found += [] if refused else [name]
-    return found
 
 
 def test_states_of_all_objectives_survive_a_checkpoint_on_another_mesh(tmp_path):

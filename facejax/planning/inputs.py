@@ -29,7 +29,7 @@ _USUAL = {
     "caption": Field((), "str"),
     "age": Field((), "float32"),
     "pose": Field((3,), "float32"),
-    "feature": Field((512,), "float32"),
+    "feature": Field((128,), "float32"),
     "clip": Field((), "int32", classes=1),
     "frame": Field((), "int32", classes=1),
 }
