@@ -58,7 +58,9 @@ def batch_of(run: Run, seed: int = 0) -> dict[str, np.ndarray]:
         "has_identity": np.ones(B, bool),
         # Clips of four rows, two for each of two frames.
         "clip": np.arange(B, dtype=np.int32) // 4,
+        "has_clip": np.ones(B, bool),
         "frame": np.arange(B, dtype=np.int32) // 2 % 2,
+        "has_frame": np.ones(B, bool),
         "feature": rng.normal(size=(B, 8)).astype(np.float32),
         "has_feature": np.ones(B, bool),
         "regions": rng.integers(0, 11, (B, S, S), dtype=np.uint8),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from contract import fitting, load
 from made_up import Case
-from support import assert_close, batch_of, leaves, program_of, resolve, steps
+from support import asked, assert_close, batch_of, leaves, program_of, resolve, steps
 
 from facejax import plugins, state
 from facejax.errors import UserError
@@ -53,7 +53,7 @@ def test_a_step_takes_all_modifiers_one_after_the_other(name):
     run = resolve(section(name, modifiers=modifiers))
     program = program_of(run)
     before = state.shapes(program)
-    batch = {k: v for k, v in batch_of(run).items() if k in program.fields()}
+    batch = asked(program)
     after, metrics = jax.eval_shape(
         lambda now, batch: train_step(program, now, batch, {}), before, batch
     )
