@@ -182,8 +182,9 @@ def measure(rounds: int) -> dict:
 
 
 def hardware() -> str:
-    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    return f"{os.cpu_count()} cores of {model[1] if model else platform.processor()}"
+    facts = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.*)", facts.read_text()) if facts.exists() else None
+    return f"{os.cpu_count()} cores, {model[1] if model else platform.processor()}"
 
 
 def table(found: dict) -> str:

@@ -59,7 +59,13 @@ Row = tuple[str, Any, Any, str]
 
 
 def described(cls: type) -> dict[str, str]:
-    """The section "Attributes" of a class's docstring, by name; {} where there is none."""
+    """The sections "Attributes" of a class's docstring and of its bases', by name."""
+    inherited = [described(base) for base in cls.__bases__ if base is not object]
+    texts = {name: text for one in inherited for name, text in one.items()}
+    return texts | _attributes(cls)
+
+
+def _attributes(cls: type) -> dict[str, str]:
     _, found, section = inspect.getdoc(cls).partition("Attributes:\n")
     if not found:
         return {}

@@ -51,16 +51,21 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, keep: int | None = None):
         self.directory = Path(workdir).absolute() / "checkpoints"
-        self._manager = None
-        if keep is not None:
-            self._manager = ocp.training.Checkpointer(
-                self.directory,
-                save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-                preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-                cleanup_tmp_directories=True,
-            )
+        self._keep = keep
+        self._manager = self._open()
         self._waiter = ThreadPoolExecutor(1)
         self._pending: Future | None = None
+
+    def _open(self) -> ocp.training.Checkpointer | None:
+        """Orbax's manager, which knows the checkpoints that there are at this moment."""
+        if self._keep is None:
+            return None
+        return ocp.training.Checkpointer(
+            self.directory,
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=ocp.training.preservation_policies.LatestN(self._keep),
+            cleanup_tmp_directories=True,
+        )
 
     def steps(self) -> list[int]:
         """The steps of the finished checkpoints, ascending."""
@@ -88,9 +93,13 @@ class Checkpoints:
             raise self._failed(e) from e
 
     def poll(self) -> None:
-        """Raises the error of the write under way, if it has failed by now."""
-        if self._pending is not None and self._pending.done():
+        """Raises the error of the last write, if it has failed by now."""
+        if self.written():
             self.wait()
+
+    def written(self) -> bool:
+        """Whether no write is under way."""
+        return self._pending is None or self._pending.done()
 
     def wait(self) -> None:
         """Waits for the write under way and raises its error, if it had one."""
@@ -149,6 +158,9 @@ class Checkpoints:
             shutil.rmtree(aside, ignore_errors=True)
             (self.directory / str(step)).rename(aside)
         processes.agree(True)  # nobody goes on before it is gone
+        if self._manager is not None:
+            self._manager.close()
+        self._manager = self._open()
 
     def restore(self, program: Program, mesh: jax.sharding.Mesh, step: int) -> TrainState:
         """Reads a state onto the mesh, whatever mesh wrote it.

@@ -35,6 +35,7 @@ class Rule:
         frozen_until: steps (below 1: share of the run) during which nothing moves, moments and
             decay included; -1 means for ever.
         name: another optimiser for these parameters, with a state of its own.
+        schedule: of the learning rate, in place of the run's.
     """
 
     pattern: str
@@ -42,6 +43,7 @@ class Rule:
     weight_decay: float = 1.0
     frozen_until: float = 0.0
     name: Literal["adamw", "sgd", "lars"] | None = None
+    schedule: Schedule | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class Data:
         size: side in pixels of the images that reach the device.
         mean, std: per RGB channel, of images in [0, 1]; every view is normalised with them.
         sampler: "shuffle" (a new order each epoch) or "sequential".
+        group: that many consecutive records of a source stay together in the shuffle, such as the
+            frames of a clip; it divides the batch. Records past the last whole group are left out.
         workers: threads that read and decode.
         cache: "none", or "decoded" to keep decoded images in host memory.
     """
@@ -97,6 +101,7 @@ class Data:
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     sampler: Literal["shuffle", "sequential"] = "shuffle"
+    group: int = 1
     workers: int = 2
     cache: Literal["none", "decoded"] = "none"
 
@@ -324,6 +329,12 @@ def _check(run: Run) -> None:
         raise UserError(
             "config.micro_batch",
             f"{micro} does not divide global_batch {run.global_batch}",
+            "give a divisor",
+        )
+    if run.data.group < 1 or run.global_batch % run.data.group:
+        raise UserError(
+            "config.data.group",
+            f"groups of {run.data.group} do not fill a batch of {run.global_batch}",
             "give a divisor",
         )
     if (run.optimizer.lr is None) == (run.optimizer.base_lr is None):

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from facejax.pairs import Pairs as Pairs
 from facejax.schedule import Schedule, at
 
 Params = Any  # nested dict of arrays
@@ -388,40 +389,6 @@ class Histogram:
         return cls(jax.lax.stop_gradient(counts), low, high)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Pairs:
-    """Contrastive pairs as a base builds them and modifiers rewrite them.
-
-    Attributes:
-        q: [A, D] anchors.
-        k: [A, P, D] positives of each anchor.
-        neg: [M, D] negatives that all anchors share.
-        tau: temperature, scalar or [A, 1].
-        owner: i32[A], whose anchor it is: the image's row, or its class.
-        neg_owner: i32[M], whose negative it is, -1 for nobody's. An anchor meets the negatives of
-            other owners only.
-        positive: bool[A, P], which positives exist.
-        weight: [A], of each anchor's loss.
-        allowed: bool[A, M] or None: a further bound on who meets whom. With it the similarities
-            are dense, A x M on one device; without it they never are.
-        qp: [A, P, D] or None: the queries that score the positives, where they differ from q.
-        enqueue: [E, D] or None: what a queue takes.
-    """
-
-    q: jax.Array
-    k: jax.Array
-    neg: jax.Array
-    tau: jax.Array | float
-    owner: jax.Array
-    neg_owner: jax.Array
-    positive: jax.Array
-    weight: jax.Array
-    allowed: jax.Array | None = None
-    qp: jax.Array | None = None
-    enqueue: jax.Array | None = None
-
-
 @dataclass(frozen=True)
 class Ctx:
     """What a loss may ask of the step. Lives only while the step is traced.
@@ -432,7 +399,8 @@ class Ctx:
         spec: the run's facts.
         rows: the objective's sparse row numbers, i32[R] by name, that its params now hold.
         batch: the fields of the batch, for modifiers; objectives are handed it.
-        modify: applies the objective's modifiers to its `Pairs`, in config order.
+        feats: the features of a modifier's own passes, by name; objectives are handed theirs.
+        modify: applies the objective's modifiers, in order, to its `Pairs`; again for more `Pairs`.
         apply: (tower, inputs, weights) -> Features of inputs that only the loss can make.
     """
 
@@ -441,6 +409,7 @@ class Ctx:
     spec: Spec
     rows: Mapping[str, jax.Array] = field(default_factory=dict)
     batch: Mapping[str, jax.Array] = field(default_factory=dict)
+    feats: Mapping[str, Features] = field(default_factory=dict)
     modify: Callable[[Pairs], Pairs] = lambda pairs: pairs
     apply: Callable[..., Features] | None = None
 

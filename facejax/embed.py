@@ -25,6 +25,7 @@ import numpy as np
 from facejax import cli, command_line, model
 from facejax.checkpoint import digest_of
 from facejax.data import pipeline
+from facejax.data.arrays import MANIFEST, shard_paths
 from facejax.data.mixture import Entry, open_source
 from facejax.data.packed import write_json
 from facejax.data.rejected import Rejected
@@ -32,7 +33,6 @@ from facejax.errors import TrainingFailed, UserError
 from facejax.metrics import replacing
 
 SCHEMA_VERSION = 1
-MANIFEST = "embeddings.json"
 
 
 def embed(
@@ -65,8 +65,7 @@ def embed(
     _claim(out, json.loads(json.dumps(plan)))
     rejections = []
     for shard in range(shards):
-        stem = f"{shard:05d}-of-{shards:05d}"
-        arrays, rows = out / f"embeddings-{stem}.npy", out / f"rows-{stem}.csv"
+        arrays, rows = shard_paths(out, shard, shards)
         if not arrays.exists():
             indices = range(shard * records_per_shard, min((shard + 1) * records_per_shard, total))
             _write_shard(trained, entry, indices, arrays, rows)

@@ -6,6 +6,7 @@ compute dtype. Linear layers start Xavier-uniform with zero bias, a fused qkv as
 MAE (He et al. 2022, arXiv:2111.06377).
 """
 
+import itertools
 import math
 from functools import partial
 from typing import Any, Literal
@@ -15,10 +16,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from facejax.ops import rows
+
 NORM_EPS = 1e-6
 
-dense = partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform())
-"""A Linear layer with the initialisation of this module."""
+
+class _Dense(nn.Dense):
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return rows.stay(super().__call__(rows.stay(x)))
+
+
+dense = partial(_Dense, kernel_init=nn.initializers.xavier_uniform())
+"""A Linear layer with the initialisation of this module; weights come to the rows of its input."""
 
 
 def layer_norm(x: jax.Array, name: str, eps: float = NORM_EPS, affine: bool = True) -> jax.Array:
@@ -226,6 +235,7 @@ class MlpHead(nn.Module):
         widths: output width of each Linear layer.
         norm: after every Linear but the last; "batch" uses `BatchNorm` and Linears without bias.
         final_norm: whether the norm, without scale and bias, follows the last Linear too.
+        final_bias: whether the last Linear has a bias, where no batch norm follows.
         activation: "relu" or "gelu" (exact).
         dtype: compute dtype.
     """
@@ -233,6 +243,7 @@ class MlpHead(nn.Module):
     widths: tuple[int, ...]
     norm: Literal["none", "layer", "batch"] = "none"
     final_norm: bool = False
+    final_bias: bool = True
     activation: Literal["relu", "gelu"] = "relu"
     dtype: Any = None
 
@@ -242,7 +253,7 @@ class MlpHead(nn.Module):
         last = len(self.widths) - 1
         for i, width in enumerate(self.widths):
             normed = self.norm != "none" and (i < last or self.final_norm)
-            bias = not (normed and self.norm == "batch")
+            bias = not (normed and self.norm == "batch") and (i < last or self.final_bias)
             x = dense(width, use_bias=bias, dtype=self.dtype, name=f"fc_{i}")(x)
             if normed and self.norm == "batch":
                 x = BatchNorm(affine=i < last, name=f"norm_{i}")(x)
@@ -251,6 +262,45 @@ class MlpHead(nn.Module):
             if i < last:
                 x = act(x)
         return x
+
+    @nn.nowrap
+    def flops(self, width: int) -> float:
+        """Forward FLOPs per row of an input of `width`."""
+        widths = (width, *self.widths)
+        return float(sum(2 * a * b for a, b in itertools.pairwise(widths)))
+
+
+def unit_columns(kernel: jax.Array) -> jax.Array:
+    """Scales the columns of [D, K] to unit length; a zero column stays zero."""
+    wide = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
+    square = jnp.sum(wide**2, axis=0, keepdims=True)
+    return wide * jax.lax.rsqrt(jnp.where(square > 0, square, 1.0))
+
+
+class Prototypes(nn.Module):
+    """Scores of features against K prototypes: [..., D] -> [..., K], in float32 or wider.
+
+    The prototypes are the columns of `kernel` and start as random directions. With `normed` their
+    length has no effect and stays as it is but for decay (weight normalisation with its gain fixed
+    to 1, Salimans & Kingma 2016, arXiv:1602.07868). Without, they are used as they are, for
+    objectives that bring them back to unit length in `update` with `unit_columns`.
+
+    Attributes:
+        count: K.
+        normed: whether the columns are normalised on the way.
+    """
+
+    count: int
+    normed: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def init(key, shape):
+            return unit_columns(jax.random.normal(key, shape))
+
+        kernel = self.param("kernel", init, (x.shape[-1], self.count))
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        return x.astype(wide) @ (unit_columns(kernel) if self.normed else kernel).astype(wide)
 
 
 def sincos_2d(width: int, grid: tuple[int, int]) -> np.ndarray:

@@ -1,16 +1,18 @@
 """The losses of a (micro-)batch: every objective with its modifiers, through the contract alone."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from facejax.contracts import Ctx, Draw, Features, Frozen, Loss, Params, Pass, Student
+from facejax.contracts import Ctx, Draw, Features, Frozen, Loss, Params, Pass, Student, Term
 from facejax.forward import Batch, forward, weights_of
 from facejax.schedule import at
 from facejax.state import Program, TrainState, bare
+from facejax.typed import keys_of
 
 Trained = dict[str, Any]
 """What a step differentiates: {"params": ..., "rows": {label: {name: f32[R, D]}}}."""
@@ -95,14 +97,16 @@ def losses_of(
             name: _asked(features[bare(p)], p) for name, p in given.program.passes[label].items()
         }
         collected: dict[str, Loss] = {}
-        ctx = dataclasses.replace(context(given, label, draw, apply), batch=batch)
+        modifiers = {name: f for name, f in feats.items() if "/" in name}
+        ctx = context(given, label, draw, apply)
+        ctx = dataclasses.replace(ctx, batch=batch, feats=modifiers)
         ctx = dataclasses.replace(ctx, modify=_modify(given, trained, label, ctx, collected))
         loss = objective.module.loss(
             objective.config,
             own,
             given.state.ema["objective"].get(label, {}),
             given.state.objective["state"].get(label, {}),
-            feats,
+            {name: f for name, f in feats.items() if name not in modifiers},
             batch,
             ctx,
         )
@@ -136,19 +140,39 @@ def context(given: Given, label: str, draw: Draw, apply: Callable | None) -> Ctx
 def _modify(given: Given, trained: Trained, label: str, ctx: Ctx, collected: dict[str, Loss]):
     """`Ctx.modify`: the objective's modifiers in order; their losses are put in `collected`."""
     modifiers = given.program.run.objectives[label].modifiers
+    calls = itertools.count()
+
+    def own(name: str, call: int) -> Ctx:
+        stream = f"modifier/{name}/{call}" if call else f"modifier/{name}"
+        prefix = f"{name}/"
+        asked = {k.removeprefix(prefix): f for k, f in ctx.feats.items() if k.startswith(prefix)}
+        return dataclasses.replace(ctx, draw=ctx.draw.fold(stream), feats=asked)
 
     def modify(pairs):
+        call = next(calls)
         for name, modifier in modifiers.items():
-            pairs, collected[name] = modifier.module.transform(
-                modifier.config,
-                trained["params"]["modifier"].get(label, {}).get(name, {}),
-                given.state.objective["modifier"].get(label, {}).get(name, {}),
-                pairs,
-                dataclasses.replace(ctx, draw=ctx.draw.fold(f"modifier/{name}")),
-            )
+            with keys_of(modifier.config, f"config.objective.{label}.modifiers.{name}"):
+                pairs, extra = modifier.module.transform(
+                    modifier.config,
+                    trained["params"]["modifier"].get(label, {}).get(name, {}),
+                    given.state.objective["modifier"].get(label, {}).get(name, {}),
+                    pairs,
+                    own(name, call),
+                )
+            collected[name] = _added(collected[name], extra) if call else extra
         return pairs
 
     return modify
+
+
+def _added(a: Loss, b: Loss) -> Loss:
+    """Two calls of a modifier as one: its terms are means over the elements of both."""
+    terms = {
+        name: Term(a.terms[name].sum + t.sum, a.terms[name].count + t.count, t.weight)
+        for name, t in b.terms.items()
+    }
+    stats, metrics = jax.tree.map(jnp.add, (a.stats, a.metrics), (b.stats, b.metrics))
+    return Loss(terms, stats, metrics)
 
 
 def _with_modifiers(loss: Loss, collected: Mapping[str, Loss]) -> Loss:

@@ -16,7 +16,7 @@ import optax
 from facejax.config import Optimizer, Rule
 from facejax.contracts import Params, Sparse
 from facejax.errors import UserError
-from facejax.schedule import at
+from facejax.schedule import Schedule, at
 
 
 class Transform(NamedTuple):
@@ -74,9 +74,8 @@ def make(
     trained = {name: paths for name, paths in groups.items() if name != "frozen"}
     decayed = {path for path, leaf in leaves.items() if leaf.ndim > 1}
 
-    def lr(step: jax.Array) -> jax.Array:
-        peak = cfg.peak(global_batch)
-        return jnp.float32(peak) * jnp.float32(at(cfg.schedule, step, steps))
+    def lr(step: jax.Array, schedule: Schedule = cfg.schedule) -> jax.Array:
+        return jnp.float32(cfg.peak(global_batch)) * jnp.float32(at(schedule, step, steps))
 
     def init(params: Params) -> Any:
         flat = flatten(params)
@@ -91,13 +90,14 @@ def make(
             live = {p: flat_grads[p] for paths in trained.values() for p in paths}
             scale = jnp.minimum(1.0, cfg.clip / (optax.tree.norm(live) + 1e-6))
             flat_grads = {p: g * scale for p, g in flat_grads.items()}
-        rate, decay = lr(step), jnp.float32(at(cfg.weight_decay, step, steps))
+        rate = {rule: lr(step, rule.schedule or cfg.schedule) for rule in set(rule_of.values())}
+        decay = jnp.float32(at(cfg.weight_decay, step, steps))
         updates = {p: jnp.zeros_like(v) for p, v in flat_params.items()}
         new_state = {}
         for name, paths in trained.items():
             rule = rule_of[paths[0]]
             family = _directions(cfg, rule.name)
-            rates = {p: rate * rule_of[p].lr for p in paths}
+            rates = {p: rate[rule_of[p]] * rule_of[p].lr for p in paths}
             decays = {p: decay * rule_of[p].weight_decay if p in decayed else 0.0 for p in paths}
             moved, moments = family.update(
                 {p: flat_grads[p] for p in paths},

@@ -172,7 +172,8 @@ def _convert(entry: Entry, size: int, quality: int, indices: Sequence[int]) -> l
         pixels = record["image"].reshape(-1, 3).astype(np.int64)
         facts = list(record), pixels.sum(0).tolist(), (pixels**2).sum(0).tolist()
         record["name"] = name
-        record["image"] = encode_jpeg(record["image"], quality)
+        for picture in record.keys() & {"image", "generated"}:
+            record[picture] = encode_jpeg(record[picture], quality)
         if "regions" in record:
             record["regions"] = encode_png(record["regions"])
         rows.append((index, name, packed.pack_record(record), facts))

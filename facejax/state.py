@@ -27,6 +27,7 @@ from facejax.contracts import (
     stable_name,
 )
 from facejax.errors import UserError
+from facejax.typed import keys_of
 
 
 @jax.tree_util.register_dataclass
@@ -66,7 +67,8 @@ class Program:
     Attributes:
         run: the resolved config.
         spec: the run's facts.
-        passes: label -> name -> Pass, as the objectives asked.
+        passes: label -> name -> Pass, as the objectives asked; those that a modifier asked for are
+            named <modifier>/<name>.
         forwards: the distinct passes (outputs emptied) with the union of their outputs.
         emas: name -> (Ema, towers that it averages).
         own_emas: label -> name -> OwnEma.
@@ -93,9 +95,10 @@ class Program:
                 wanted |= {p.view.field} if p.cached is None else {p.cached}
                 wanted |= set(getattr(p.mask, "fields", ()))
         for objective in self.run.objectives.values():
-            wanted |= set(getattr(objective.module, "FIELDS", ()))
-            for modifier in objective.modifiers.values():
-                wanted |= set(getattr(modifier.module, "FIELDS", ()))
+            for plugin in (objective, *objective.modifiers.values()):
+                wanted |= set(getattr(plugin.module, "FIELDS", ()))
+                if hasattr(plugin.module, "fields"):
+                    wanted |= set(plugin.module.fields(plugin.config))
         return tuple(sorted(wanted))
 
 
@@ -115,7 +118,7 @@ def plan(run: Run, spec: Spec, frozen: Mapping[str, tuple[Any, Any]] | None = No
     Args:
         frozen: encoder module and config of each `Frozen` path; see `frozen_paths`.
     """
-    passes = {label: dict(o.module.passes(o.config, spec)) for label, o in run.objectives.items()}
+    passes = _passes(run, spec)
     forwards: dict[Pass, set[str]] = {}
     emas: dict[str, tuple[Ema, set[str]]] = {}
     for label, named in passes.items():
@@ -146,9 +149,23 @@ def plan(run: Run, spec: Spec, frozen: Mapping[str, tuple[Any, Any]] | None = No
 
 
 def frozen_paths(run: Run, spec: Spec) -> tuple[str, ...]:
-    """The paths of the frozen encoders that the objectives ask for, sorted."""
-    named = (p for o in run.objectives.values() for p in o.module.passes(o.config, spec).values())
-    return tuple(sorted({p.weights.path for p in named if isinstance(p.weights, Frozen)}))
+    """The paths of the frozen encoders that objectives and modifiers ask for, sorted."""
+    every = (p for named in _passes(run, spec).values() for p in named.values())
+    return tuple(sorted({p.weights.path for p in every if isinstance(p.weights, Frozen)}))
+
+
+def _passes(run: Run, spec: Spec) -> dict[str, dict[str, Pass]]:
+    passes = {}
+    for label, o in run.objectives.items():
+        with keys_of(o.config, f"config.objective.{label}"):
+            own = dict(o.module.passes(o.config, spec))
+        passes[label] = dict(own)
+        for name, m in o.modifiers.items():
+            if hasattr(m.module, "passes"):
+                with keys_of(m.config, f"config.objective.{label}.modifiers.{name}"):
+                    asked = m.module.passes(m.config, own, spec)
+                passes[label] |= {f"{name}/{key}": p for key, p in asked.items()}
+    return passes
 
 
 def _objective_rules(run: Run, label: str) -> list:
@@ -174,7 +191,8 @@ def _vars(run: Run, spec: Spec, key: jax.Array) -> tuple[dict[str, Vars], dict[s
     """Vars of every objective and of every modifier."""
     objectives, modifiers = {}, {}
     for label, o in run.objectives.items():
-        objectives[label] = o.module.init(o.config, _fold(key, f"objective/{label}"), spec)
+        with keys_of(o.config, f"config.objective.{label}"):
+            objectives[label] = o.module.init(o.config, _fold(key, f"objective/{label}"), spec)
         width = objectives[label].pairs
         if o.modifiers and not width:
             raise UserError(
@@ -182,10 +200,11 @@ def _vars(run: Run, spec: Spec, key: jax.Array) -> tuple[dict[str, Vars], dict[s
                 f"{o.name} offers no pairs to modify",
                 "drop the modifiers",
             )
-        modifiers[label] = {
-            name: m.module.init(m.config, _fold(key, f"modifier/{label}/{name}"), spec, width)
-            for name, m in o.modifiers.items()
-        }
+        modifiers[label] = {}
+        for name, m in o.modifiers.items():
+            own = _fold(key, f"modifier/{label}/{name}")
+            with keys_of(m.config, f"config.objective.{label}.modifiers.{name}"):
+                modifiers[label][name] = m.module.init(m.config, own, spec, width)
     return objectives, modifiers
 
 

@@ -33,6 +33,7 @@ from facejax.losses import (
 )
 from facejax.schedule import at
 from facejax.state import Program, TrainState, bare, placement
+from facejax.typed import keys_of
 
 
 def train_step(
@@ -270,13 +271,14 @@ def _hooks(given: Given, params: Params, losses: Mapping[str, Loss], draw: Draw)
         ctx, stats = context(given, label, draw, None), losses[label].stats
         stats = jax.lax.stop_gradient(stats)
         if hasattr(objective.module, "update"):
-            own, state = objective.module.update(
-                objective.config,
-                params["objective"].get(label, {}),
-                states.get(label, {}),
-                stats["own"],
-                ctx,
-            )
+            with keys_of(objective.config, f"config.objective.{label}"):
+                own, state = objective.module.update(
+                    objective.config,
+                    params["objective"].get(label, {}),
+                    states.get(label, {}),
+                    stats["own"],
+                    ctx,
+                )
             _put(params["objective"], label, own)
             _put(states, label, state)
         for name, modifier in objective.modifiers.items():

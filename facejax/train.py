@@ -165,6 +165,7 @@ def read_batches(session: Session, start: int, reading: Reading) -> Iterator[pip
         cache=run.data.cache,
         sampler=run.data.sampler,
         reading=reading,
+        group=run.data.group,
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -30,8 +31,14 @@ CACHE = {"JAX_COMPILATION_CACHE_DIR": f"{tempfile.gettempdir()}/facejax-tests-{o
 
 
 def start(
-    workdir: Path, *options: str, devices: int = 1, program=("-m", "facejax.train"), **variables
+    workdir: Path,
+    *options: str,
+    devices: int = 1,
+    program=("-m", "facejax.train"),
+    limit: tuple[int, int] | None = None,
+    **variables: str,
 ) -> subprocess.Popen:
+    """Starts it; `limit` is a resource and how much of it, `variables` go to the environment."""
     command = [sys.executable, *program, f"--workdir={workdir}", *TINY, *options]
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     return subprocess.Popen(
@@ -41,11 +48,12 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=limit and (lambda: resource.setrlimit(limit[0], (limit[1], limit[1]))),
     )
 
 
-def train(workdir: Path, *options: str, devices: int = 1, status: int = 0) -> str:
-    process = start(workdir, *options, devices=devices)
+def train(workdir: Path, *options: str, status: int = 0, **keys) -> str:
+    process = start(workdir, *options, **keys)
     output, _ = process.communicate(timeout=400)
     assert process.returncode == status, output
     return output

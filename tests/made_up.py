@@ -4,6 +4,7 @@ B rows, P prefix tokens, N patches, K kept ones, D width.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -15,6 +16,7 @@ import numpy as np
 
 from facejax.contracts import Ctx, Draw, Features, Loss, Pairs, Pass, Spec, Tower, Vars
 from facejax.losses import sum_terms
+from facejax.ops import similarity
 
 B = 8
 TOWER = Tower(width=8, embed=8, patch=4, prefix=1, size=16, depth=2)
@@ -23,7 +25,8 @@ SPEC = Spec(
     global_batch=B,
     size=TOWER.size,
     towers={"encoder": TOWER},
-    classes={"identity": 12},
+    classes={"identity": 12, "clip": 2, "frame": 2},
+    attributes=("one", "two", "three"),
     aug={"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
 )
 DRAW = Draw(jax.random.key(1), jnp.arange(B, dtype=jnp.int32))
@@ -62,10 +65,18 @@ def shown(kind: str, seed: int, size: int) -> dict[str, jax.Array]:
         image[:] = image[:, :1, :1]
     return {
         "image": jnp.asarray(image, jnp.float32),
-        "regions": jnp.asarray(rng.integers(0, 11, (B, size, size)), jnp.uint8),
+        "regions": jnp.asarray(_regions(rng, size), jnp.uint8),
+        "landmarks": jnp.asarray(rng.uniform(0, size, (B, 68, 2)), jnp.float32),
         "box": jnp.tile(jnp.array([[0.0, 0.0, size, size]]), (B, 1)),
         "flipped": jnp.zeros(B, bool),
     }
+
+
+def _regions(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Squares of four pixels a side, half of them background and skin."""
+    side = -(-size // 4)
+    squares = rng.choice([0, 1, *range(11)], (B, side, side))
+    return squares.repeat(4, 1).repeat(4, 2)[:, :size, :size]
 
 
 def features(p: Pass, spec: Spec = SPEC, kind: str = "ordinary", seed: int = 0) -> Features:
@@ -95,11 +106,20 @@ def features(p: Pass, spec: Spec = SPEC, kind: str = "ordinary", seed: int = 0) 
 def batch(spec: Spec = SPEC, seed: int = 0) -> dict[str, jax.Array]:
     """The fields that test objectives read."""
     rng = np.random.default_rng(seed)
-    return {
-        "image": jnp.asarray(rng.integers(0, 256, (B, spec.size, spec.size, 3)), jnp.uint8),
+    image = jnp.asarray(rng.integers(0, 256, (B, spec.size, spec.size, 3)), jnp.uint8)
+    fields = {
         "identity": jnp.asarray(rng.integers(0, spec.classes["identity"], B), jnp.int32),
         "feature": jnp.asarray(rng.normal(size=(B, 8)), jnp.float32),
+        "attributes": jnp.asarray(rng.integers(-1, 2, (B, 3)), jnp.int8),
+        "landmarks": jnp.asarray(rng.uniform(0, spec.size, (B, 68, 2)), jnp.float32),
+        "age": jnp.asarray(rng.uniform(18, 80, B), jnp.float32),
+        # Two clips of two people in two frames.
+        "clip": jnp.asarray(np.arange(B) // 4, jnp.int32),
+        "frame": jnp.asarray(np.arange(B) // 2 % 2, jnp.int32),
     }
+    known = {f"has_{name}": jnp.ones(B, bool) for name in fields}
+    known |= {"has_identity": jnp.arange(B) != 2, "has_feature": jnp.arange(B) != 5}
+    return {"image": image, **fields, **known}
 
 
 @dataclass(frozen=True)
@@ -236,6 +256,34 @@ def moved(case: Case, by: float = 0.1) -> Case:
     return dataclasses.replace(case, vars=dataclasses.replace(case.vars, params=params))
 
 
+def assert_value(case: Case, given: Inputs, want: float, atol: float = 0.0) -> None:
+    """Holds the loss to `want`: to 1e-6 in float64, to 1e-5 in float32."""
+    with jax.enable_x64(True):
+        got = jax.jit(case.value)(wide(given))
+        assert got.dtype == jnp.float64
+        np.testing.assert_allclose(got, want, rtol=1e-6, atol=atol)
+    got = jax.jit(case.value)(given)
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=atol)
+
+
+def rewritten(case: Case, given: Inputs, rewrite: Callable[[Pairs], Pairs]) -> Loss:
+    """The loss under a modifier that is `rewrite`."""
+    *arguments, ctx = case.arguments(given)
+    ctx = dataclasses.replace(ctx, modify=rewrite)
+    return case.module.loss(case.config, *arguments, ctx)
+
+
+BROAD = dataclasses.replace(SPEC, towers={"encoder": Tower(512, 512, 4, 1, size=16, depth=2)})
+"""Features so wide that products of matrices are nearly all of a loss's work."""
+
+
+def counted_flops(case: Case) -> float:
+    """FLOPs per image that XLA counts in a forward of the loss; nothing is compiled."""
+    given = case.inputs()
+    return jax.jit(case.loss).lower(given).cost_analysis()["flops"] / B
+
+
 def pairs(width: int, kind: str = "ordinary", seed: int = 0, positives: int = 1) -> Pairs:
     """Contrastive pairs of B anchors with 16 negatives, one of which an anchor may not meet."""
     make = maker(kind, seed)
@@ -249,4 +297,96 @@ def pairs(width: int, kind: str = "ordinary", seed: int = 0, positives: int = 1)
         positive=jnp.ones((B, positives), bool),
         weight=jnp.ones(B),
         enqueue=make(B, width),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Rewriting:
+    """A modifier on made-up unit pairs, under a base that is the weighted mean of InfoNCE.
+
+    Attributes:
+        fields: the parts of the pairs that gradients are taken of.
+    """
+
+    module: ModuleType
+    config: Any
+    vars: Vars
+    fields: tuple[str, ...] = ("q", "k", "neg")
+
+    @classmethod
+    def of(cls, modifier: ModuleType, width: int = 6, spec: Spec = SPEC, **options) -> "Rewriting":
+        config = dataclasses.replace(modifier.Config.tiny(), **options)
+        return cls(modifier, config, modifier.init(config, jax.random.key(0), spec, width))
+
+    def inputs(self, pairs: Pairs, batch: Any = None, feats: Any = None) -> dict[str, Any]:
+        """What `transform` is called with; a pytree."""
+        pairs = dataclasses.replace(pairs, tau=jnp.asarray(pairs.tau))
+        own = {"params": self.vars.params, "state": self.vars.state, "pairs": pairs}
+        return own | {"batch": batch or globals()["batch"](), "feats": feats or {}}
+
+    def __call__(self, given: dict[str, Any], step: int = 0):
+        """The rewritten pairs and the modifier's own loss, compiled once per shape."""
+        return self._run(given, jnp.int32(step))
+
+    @functools.cached_property
+    def _run(self):
+        def run(given, step):
+            ctx = Ctx(step, DRAW, SPEC, batch=given["batch"], feats=given["feats"])
+            rest = (given["params"], given["state"], given["pairs"])
+            return self.module.transform(self.config, *rest, ctx)
+
+        return jax.jit(run)
+
+    def trained(self, given: dict[str, Any]) -> dict[str, Any]:
+        own = {name: getattr(given["pairs"], name) for name in self.fields}
+        return {"params": given["params"], **own}
+
+    def value(self, given: dict[str, Any], trained: dict[str, Any] | None = None) -> jax.Array:
+        """The base's loss of the rewritten pairs and the modifier's own."""
+        if trained is not None:
+            pairs = {name: trained[name] for name in self.fields}
+            pairs = dataclasses.replace(given["pairs"], **pairs)
+            given = given | {"params": trained["params"], "pairs": pairs}
+        pairs, loss = self(given)
+        return base(pairs) + sum_terms(loss)
+
+    def grads(self, given: dict[str, Any]) -> Any:
+        return jax.grad(lambda trained: self.value(given, trained))(self.trained(given))
+
+
+@jax.jit
+def base(pairs: Pairs) -> jax.Array:
+    """The loss of MoCo, SimSiam and their like, of pairs as they are."""
+    reduce = similarity.info_nce if len(pairs.neg) else similarity.attraction
+    return jnp.mean(reduce(pairs) * pairs.weight)
+
+
+def unit(pairs: Pairs) -> Pairs:
+    """The pairs with unit vectors, and with the temperature as an array."""
+    names = ("q", "k", "neg")
+    features = {name: similarity.l2_normalize(getattr(pairs, name)) for name in names}
+    return dataclasses.replace(pairs, tau=jnp.asarray(pairs.tau), **features)
+
+
+def two_views(width: int, seed: int = 0) -> Pairs:
+    """What SimCLR offers: 2B anchors, and the batch's own views as negatives."""
+    z = similarity.l2_normalize(maker("ordinary", seed)(2 * B, width))
+    image = jnp.tile(jnp.arange(B), 2)
+    return Pairs(
+        q=z,
+        k=jnp.roll(z, B, axis=0)[:, None],
+        neg=z,
+        tau=0.2,
+        owner=image,
+        neg_owner=image,
+        positive=jnp.ones((2 * B, 1), bool),
+        weight=jnp.ones(2 * B),
+    )
+
+
+def alone(pairs: Pairs) -> Pairs:
+    """The pairs as a base without negatives offers them."""
+    D = pairs.q.shape[1]
+    return dataclasses.replace(
+        pairs, neg=jnp.zeros((0, D)), neg_owner=jnp.zeros(0, jnp.int32), tau=1.0, enqueue=None
     )

@@ -1,6 +1,7 @@
 """What tests of the step share: resolved runs without files, batches, programs, states."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 
 from facejax import config, mesh, state
 from facejax.config import MeshShape, Run
-from facejax.contracts import Spec
-from facejax.step import jitted
+from facejax.contracts import Draw, Spec
+from facejax.losses import Given, features_of, losses_of, total
+from facejax.step import jitted, train_step
 
 SIZE, CLASSES = 16, 12
 
@@ -53,8 +55,27 @@ def batch_of(run: Run, seed: int = 0) -> dict[str, np.ndarray]:
     return {
         "image": rng.integers(0, 256, (B, S, S, 3), dtype=np.uint8),
         "identity": rng.integers(0, CLASSES, B).astype(np.int32),
+        "has_identity": np.ones(B, bool),
         "feature": rng.normal(size=(B, 8)).astype(np.float32),
+        "has_feature": np.ones(B, bool),
+        "regions": rng.integers(0, 11, (B, S, S), dtype=np.uint8),
     }
+
+
+def asked(program: state.Program, seed: int = 0) -> dict[str, np.ndarray]:
+    """What of `batch_of` the step reads."""
+    wanted = {*program.fields(), *(f"has_{name}" for name in program.fields())}
+    return {k: v for k, v in batch_of(program.run, seed).items() if k in wanted}
+
+
+def states_of(run: Run, count: int) -> list[state.TrainState]:
+    """The state before the first and after each of `count` steps, on one device."""
+    program = program_of(run)
+    step = jax.jit(functools.partial(train_step, program))
+    out = [jax.jit(lambda: state.initial(program))()]
+    for n in range(count):
+        out.append(step(out[-1], asked(program, n), {})[0])
+    return out
 
 
 def steps(
@@ -67,11 +88,27 @@ def steps(
     step = jitted(program, grid)
     history = []
     for n in range(count):
-        batch = {k: v for k, v in batch_of(run, n).items() if k in program.fields()}
-        batch = mesh.to_global(grid, run.global_batch, batch)
+        batch = mesh.to_global(grid, run.global_batch, asked(program, n))
         current, metrics = step(current, batch, frozen_params or {})
         history.append(jax.device_get(metrics))
     return current, history
+
+
+def teacher_gradients(run: Run) -> dict[str, np.ndarray]:
+    """What one step's loss would send to the EMA copies of the towers, if they were trained."""
+    program = program_of(run)
+    current, batch = state.initial(program), asked(program)
+    draw = Draw(jax.random.key(0), jax.numpy.arange(run.global_batch))
+
+    def value(towers):
+        given = Given(
+            program, dataclasses.replace(current, ema={**current.ema, "tower": towers}), {}, {}
+        )
+        trained = {"params": current.params, "rows": {}}
+        features, _ = features_of(given, trained, batch, draw)
+        return total(given, losses_of(given, trained, features, batch, draw, given.labels()))
+
+    return leaves(jax.jit(jax.grad(value))(current.ema["tower"]))
 
 
 def trained_run(workdir: Path, **keys: Any) -> Path:

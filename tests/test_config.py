@@ -103,6 +103,7 @@ def rules(**keys):
         ({"data": {"sources": "folder"}}, "config.data.sources", "not of type tuple"),
         ({"data": {"sources": ("folder",)}}, "config.data.sources[0]", "not of type Mapping"),
         ({"data": {"sampler": "shufle"}}, "config.data.sampler", "did you mean 'shuffle'?"),
+        ({"data": {"group": 3}}, "config.data.group", "groups of 3 do not fill a batch of 8"),
         ({"dtype": "bfloat61"}, "config.dtype", "did you mean 'bfloat16'?"),
         ({"optimizer": rules(pattern="x", name="adam")}, "config.optimizer.rules[1].name",
          "did you mean 'adamw'?"),

@@ -10,11 +10,10 @@ import pytest
 
 from facejax import command_line, config, state
 from facejax.planning import inputs
-from facejax.session import spec_of
 from facejax.step import train_step
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("[!_]*.py"))
-TOLD = {"identity": 1000, "expression": 7}
+TOLD = {"identity": 1000, "expression": 7, "clip": 100, "frame": 2}
 
 
 @pytest.fixture(params=CONFIGS, ids=lambda path: path.stem)
@@ -43,14 +42,15 @@ def test_resolves_to_values_that_resolve_to_the_same_run(path):
 
 def test_step_traces(path):
     run = config.resolve(command_line.load_file(str(path)))
-    known = inputs.without_data(TOLD)
+    known = inputs.without_data(run, TOLD)
     run = inputs.with_steps(run, known)
-    program = state.plan(run, spec_of(run, known.classes, known.attributes))
+    program, frozen = inputs.program(run, known)
     before = state.shapes(program)
     after, metrics = jax.eval_shape(
-        lambda current, batch: train_step(program, current, batch, {}),
+        lambda current, batch, frozen: train_step(program, current, batch, frozen),
         before,
         inputs.batch(program, known),
+        frozen,
     )
     assert jax.tree.structure(after) == jax.tree.structure(before)
     assert [(x.shape, x.dtype) for x in jax.tree.leaves(after)] == [

@@ -17,12 +17,15 @@ from support import assert_close, leaves
 
 from facejax import plugins
 from facejax.contracts import (
+    Aug,
     Draw,
     Drawn,
     Features,
+    Pass,
     Term,
     TowerSpec,
     Vars,
+    View,
 )
 from facejax.data.records import BadRecord
 from facejax.losses import sum_terms
@@ -43,7 +46,16 @@ def modifier(request):
 def transform(modifier, params, pairs, config=None):
     module, own, variables = modifier
     ctx = Case(module, own, variables).ctx(made_up.DRAW)
+    feats = {name: made_up.features(p) for name, p in passes(module, own).items()}
+    ctx = dataclasses.replace(ctx, feats=feats)
     return module.transform(config or own, params, variables.state, pairs, ctx)
+
+
+def passes(module, config) -> dict[str, Pass]:
+    """What the modifier asks for beside the passes of an objective with two views."""
+    view = View(aug=Aug(made_up.SPEC.size, scale=(0.5, 1.0)))
+    base = {draw: Pass(dataclasses.replace(view, draw=draw)) for draw in "ab"}
+    return module.passes(config, base, made_up.SPEC) if hasattr(module, "passes") else {}
 
 
 def test_modifier_declares_itself(modifier):
@@ -55,6 +67,9 @@ def test_modifier_declares_itself(modifier):
     assert hasattr(module, "update") == bool(variables.state)
     again = module.init(config, jax.random.key(0), made_up.SPEC, WIDTH)
     assert_close((again.params, again.state), (variables.params, variables.state), atol=0)
+    asked = passes(module, config)
+    assert asked == passes(module, config)
+    assert all(isinstance(p, Pass) and "/" not in name for name, p in asked.items())
 
 
 def test_modifier_is_pure(modifier):
@@ -63,23 +78,27 @@ def test_modifier_is_pure(modifier):
     assert_pure(lambda: transform(modifier, variables.params, pairs), variables.params, pairs)
 
 
-@pytest.mark.parametrize("kind", ["ordinary", "zero", "equal"])
-def test_modifier_returns_pairs_and_passes_gradients(modifier, kind):
-    _, _, variables = modifier
-    given = made_up.pairs(WIDTH, kind)
+@pytest.fixture(scope="module")
+def modified(modifier):
+    """What the modifier makes of pairs, and gradients, compiled once for all tests of it."""
 
-    @jax.jit
-    def run(params, q, k, neg):
-        pairs = dataclasses.replace(given, q=q, k=k, neg=neg)
-        out, loss = transform(modifier, params, pairs)
+    def run(params, features, given):
+        out, loss = transform(modifier, params, dataclasses.replace(given, **features))
         parts = [out.q, out.k, out.neg, out.weight]
         if out.qp is not None:
             parts.append(out.qp)
         total = sum(jnp.sum(jnp.sin(part)) for part in parts) + sum_terms(loss)
         return total, (out, loss)
 
-    arguments = (variables.params, given.q, given.k, given.neg)
-    (total, (out, loss)), grads = jax.value_and_grad(run, (0, 1, 2, 3), has_aux=True)(*arguments)
+    return jax.jit(jax.value_and_grad(run, (0, 1), has_aux=True))
+
+
+@pytest.mark.parametrize("kind", ["ordinary", "zero", "equal"])
+def test_modifier_returns_pairs_and_passes_gradients(modifier, modified, kind):
+    _, _, variables = modifier
+    given = made_up.pairs(WIDTH, kind)
+    features = {name: getattr(given, name) for name in ("q", "k", "neg")}
+    (total, (out, loss)), grads = modified(variables.params, features, given)
     assert finite(total)
     assert finite(grads)
     A, P, M = len(out.q), out.k.shape[1], len(out.neg)
@@ -319,7 +338,7 @@ def test_source_fields_describe_its_records_exactly(source):
         for name, value in record.items():
             field = source.fields[name]
             if isinstance(value, bytes):
-                assert name in ("image", "regions")
+                assert name in ("image", "regions", "generated")
             elif field.dtype == "str":
                 assert type(value) is str
             elif name == "image":

@@ -150,6 +150,9 @@ def test_mlp_head_is_its_equation(norm_kind, final):
     biased = {name for name in params if "bias" in params[name] and name.startswith("fc")}
     unbiased = {"fc_0"} | ({"fc_1"} if final else set()) if norm_kind == "batch" else set()
     assert biased == {"fc_0", "fc_1"} - unbiased
+    bare, _ = made(layers.MlpHead((10, 4), norm_kind, final, final_bias=False), x)
+    assert bare["fc_1"].keys() == {"kernel"}
+    assert bare["fc_0"].keys() == params["fc_0"].keys()
 
 
 def test_batch_norm_counts_in_float32():
@@ -173,3 +176,41 @@ def test_sincos_is_the_formula():
         f(t * 10000 ** (-k / 2)) for t in (column, row) for f in (np.sin, np.cos) for k in (0, 1)
     ]
     np.testing.assert_allclose(positions[row * 3 + column], expected, rtol=1e-6)
+
+
+def test_head_flops_are_those_that_xla_counts():
+    head, x = layers.MlpHead((256, 128)), jnp.zeros((32, 64))
+    params = jax.eval_shape(head.init, jax.random.key(0), x)
+    counted = jax.jit(head.apply).lower(params, x).cost_analysis()["flops"] / 32
+    np.testing.assert_allclose(head.flops(64), counted, rtol=0.02)
+
+
+def test_prototypes_score_by_direction_alone():
+    x = rows(6, 8)
+    module = layers.Prototypes(5)
+    params, y = made(module, x)
+    kernel = f64(params)["kernel"]
+    np.testing.assert_allclose(y, x @ (kernel / np.linalg.norm(kernel, axis=0)), rtol=1e-5)
+    longer = {"kernel": params["kernel"] * jnp.arange(1, 6)[None]}
+    np.testing.assert_allclose(module.apply({"params": longer}, x), y, rtol=1e-5, atol=1e-6)
+    # Its gradient turns a prototype and never lengthens it.
+    grad = jax.grad(lambda p: (module.apply({"params": p}, x) ** 2).sum())(params)["kernel"]
+    np.testing.assert_allclose((grad * params["kernel"]).sum(0), 0, atol=1e-4)
+    assert np.abs(grad).max() > 0.1
+
+
+def test_prototypes_that_are_not_normed_are_used_as_they_are():
+    x = rows(6, 8)
+    params, y = made(layers.Prototypes(5, normed=False), x)
+    np.testing.assert_allclose(y, x @ f64(params)["kernel"], rtol=1e-5, atol=1e-6)
+    start = layers.Prototypes(5).init(jax.random.key(0), x)["params"]["kernel"]
+    np.testing.assert_allclose(np.linalg.norm(start, axis=0), 1, rtol=1e-5)
+    half = layers.Prototypes(5).apply({"params": params}, x.astype(jnp.bfloat16))
+    assert half.dtype == jnp.float32
+
+
+def test_a_prototype_of_length_zero_stays_and_breaks_nothing():
+    kernel = jnp.asarray(rows(8, 3)).at[:, 1].set(0)
+    unit, back = jax.vjp(layers.unit_columns, kernel)
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=0), [1, 0, 1], atol=1e-6)
+    assert np.isfinite(back(jnp.ones_like(unit))[0]).all()

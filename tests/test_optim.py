@@ -1,6 +1,7 @@
 """The optimiser against optax and against the formulas in NumPy; rules; row updates."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -250,6 +251,17 @@ def rows_update(value, velocity, grad, rows, ok=True):
         jnp.float32(0.25),
         jnp.asarray(ok),
     )
+
+
+def test_a_rule_may_keep_its_learning_rate_while_the_others_decay():
+    kept = Rule("head", lr=0.5, schedule=Schedule("constant"))
+    after, _ = run(Optimizer("sgd", lr=0.1, momentum=0.0, weight_decay=0.0), rules=[kept])
+    for n, (old, new) in enumerate(itertools.pairwise(after)):
+        moved = jax.tree.map(lambda a, b, g: (a - b) / g, old, new, GRADS[n])
+        rate = 0.1 * at(Schedule("cosine", warmup=0.05), n, STEPS)
+        for path, found in leaves(moved).items():
+            want = 0.05 if "head" in path else rate
+            np.testing.assert_allclose(found, want, atol=1e-4, err_msg=path)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from facejax.data.packed import pack_record, unpack_record
 from facejax.data.sources import arrayrecord, folder
 from facejax.errors import TrainingFailed, UserError
 
-SOURCE_OPTIONS = ("labels", "identity", "regions", "landmarks", "captions")
+SOURCE_OPTIONS = ("labels", "identity", "regions", "landmarks", "generated", "captions")
 
 
 def command(cfg, out, *more):
@@ -53,8 +53,9 @@ def test_round_trip_keeps_every_field(cfg, tmp_path):
     for a, b in zip(packed.values(), original.read(range(6))):
         a, b = decode(a, 16, fields=wanted), decode(b, 16, fields=wanted)
         assert a.keys() == b.keys() == original.fields.keys()
-        assert np.abs(a["image"].astype(int) - b["image"]).mean() < 4
-        for key in a.keys() - {"image"}:
+        for key in ("image", "generated"):
+            assert np.abs(a[key].astype(int) - b[key]).mean() < 4
+        for key in a.keys() - {"image", "generated"}:
             np.testing.assert_array_equal(a[key], b[key])
 
 

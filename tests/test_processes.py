@@ -87,11 +87,11 @@ def test_one_notice_of_preemption_stops_every_process_with_everything_saved(tmp_
 @pytest.mark.slow
 def test_a_process_whose_peer_died_ends_by_itself(tmp_path):
     run = tmp_path / "run"
-    options = ("--config.steps=100000", "--config.hang_seconds=20")
+    options = ("--config.steps=100000", "--config.hang_seconds=60")
     started = start_many(run, 2, *options)
     wait_for_step(run, 3, started[0])
     started[1].send_signal(signal.SIGKILL)
-    output, _ = started[0].communicate(timeout=200)
+    output, _ = started[0].communicate(timeout=400)
     assert started[0].returncode == 3, output
     last = output.strip().splitlines()[-1]
     assert last.startswith("error: process 0"), output

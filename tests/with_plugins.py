@@ -9,13 +9,15 @@ from pathlib import Path
 FOLDER = Path(__file__).parent / "plugins"
 sys.path.insert(0, str(FOLDER.parents[1]))
 
+import facejax.data.sources  # noqa: E402
 import facejax.encoders  # noqa: E402
 import facejax.modifiers  # noqa: E402
 import facejax.objectives  # noqa: E402
 
 
 def extend() -> None:
-    for package in (facejax.encoders, facejax.modifiers, facejax.objectives):
+    packages = (facejax.encoders, facejax.modifiers, facejax.objectives, facejax.data.sources)
+    for package in packages:
         package.__path__.append(str(FOLDER / package.__name__.rsplit(".")[-1]))
 
 

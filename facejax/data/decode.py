@@ -53,8 +53,8 @@ def decode(
         fields: names of the fields wanted beside `image`; the others are dropped.
 
     Returns:
-        The record with `image` u8[size, size, 3] RGB, `regions` u8[size, size] and `landmarks`
-        f32[K, 2] in pixels of the result; or why it could not be decoded.
+        The record with `image` and `generated` u8[size, size, 3] RGB, `regions` u8[size, size] and
+        `landmarks` f32[K, 2] in pixels of the result; or why it could not be decoded.
     """
     if isinstance(record, BadRecord):
         return record
@@ -63,6 +63,9 @@ def decode(
         image, height, width = _image(record["image"], math.ceil(size / crop))
         box = fit(height, width, crop)
         out["image"] = _resize(image, height, width, box, size)
+        if "generated" in out:
+            twin, *sides = _image(out["generated"], math.ceil(size / crop))
+            out["generated"] = _resize(twin, *sides, fit(*sides, crop), size)
         if "regions" in out:
             out["regions"] = _resize_nearest(region_map(out["regions"]), crop, size)
     except Exception as error:  # Pillow's plug-ins raise nearly anything on broken data

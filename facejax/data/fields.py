@@ -1,8 +1,8 @@
 """How the fields of several sources become one batch: union, renumbering, sentinels.
 
 A field that a record lacks is filled with a sentinel (-1 for class numbers, 0 otherwise, the empty
-string) and `has_<field>` is false there. It is also false for class number -1 and for attributes
-of which none is known.
+string; the image itself for `generated`) and `has_<field>` is false there. It is also false for
+class number -1 and for attributes of which none is known.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -114,7 +114,7 @@ def batch_shape(
 
 
 def _row_shape(name: str, field: Field, size: int) -> tuple[int, ...]:
-    return (size, size) if name == "regions" else field.shape
+    return {"regions": (size, size), "generated": (size, size, 3)}.get(name, field.shape)
 
 
 def collate(
@@ -140,6 +140,8 @@ def collate(
         sentinel = "" if text else -1 if field.classes else 0
         shape = (len(records), *_row_shape(name, field, size))
         values = np.full(shape, sentinel, object if text else field.dtype)
+        if name == "generated":
+            values[:] = arrays["image"]
         has = np.zeros(len(records), bool)
         for row, record in enumerate(records):
             value = None if record is None else record.get(name)

@@ -26,7 +26,7 @@ from facejax.data.mixture import Entry, Mixture
 from facejax.data.reading import Reading
 from facejax.data.records import BadRecord, Record, Source
 from facejax.data.rejected import Rejection
-from facejax.errors import TrainingFailed
+from facejax.errors import TrainingFailed, UserError
 
 Id = tuple[int, int]
 """Position of the source in the mixture, index within it."""
@@ -65,24 +65,35 @@ class Rows(NamedTuple):
     bad: list[tuple[int, str, str]]
 
 
-def index(mixture: Mixture, seed: int, sampler: str = "shuffle") -> grain.MapDataset:
+def index(
+    mixture: Mixture, seed: int, sampler: str = "shuffle", group: int = 1
+) -> grain.MapDataset:
     """The endless sequence of record numbers, counted through all sources of the mixture.
 
     Shuffling is seeded by the source's label, so adding a source leaves the order of the others.
-    Grain mixes in whole hundredths of the smallest weight, so shares are exact to 1 %.
+    Grain mixes in whole hundredths of the smallest weight, so shares are exact to 1 %. Between the
+    records of a group may lie some of the other sources.
     """
     starts = accumulate((len(s) for s in mixture.sources), initial=0)
     parts = []
     for start, entry in zip(starts, mixture.entries):
         part = grain.MapDataset.range(start, start + len(entry.source))
         key = zlib.crc32(f"{seed}/{entry.label}".encode())
-        parts.append(_shuffled(part, key) if sampler == "shuffle" else part.repeat())
+        if group > len(part):
+            what = f"{entry.label} has {len(part)} records, fewer than a group of {group}"
+            raise UserError("config.data.group", what, "make it smaller")
+        parts.append(_shuffled(part, key, group) if sampler == "shuffle" else part.repeat())
     return parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=mixture.weights)
 
 
-def _shuffled(part: grain.MapDataset, seed: int) -> grain.MapDataset:
-    """`part` without end, in another order each time round."""
+def _shuffled(part: grain.MapDataset, seed: int, group: int = 1) -> grain.MapDataset:
+    """`part` without end, in another order each time round; groups of records stay together."""
     length = len(part)
+    if group > 1:
+        units = _shuffled(grain.MapDataset.range(length // group), seed)
+        return grain.MapDataset.range(sys.maxsize).map(
+            lambda i: part[units[i // group] * group + i % group]
+        )
     if length >= 2**16:
         return part.shuffle(seed=seed).repeat()
     # Grain permutes 2**16 numbers at least and walks on until one is within the length: 2.5 ms
@@ -109,6 +120,7 @@ def batches(
     start: int = 0,
     steps: int,
     sampler: Literal["shuffle", "sequential"] = "shuffle",
+    group: int = 1,
     workers: int = 2,
     cache: Literal["none", "decoded"] = "none",
     reading: Reading | None = None,
@@ -122,6 +134,7 @@ def batches(
         rows: the rows, of range(global_batch), that this process needs.
         fields: names of the fields wanted beside `image`.
         sampler: a new order each epoch, or the sources' own order.
+        group: see `config.Data`.
         workers: threads, each loading a batch at a time; 0 loads when asked.
         cache: "decoded" keeps every decoded record in memory from its first use on.
         reading: notes what is being read.
@@ -130,7 +143,7 @@ def batches(
         UserError: at once, for a field that the mixture does not give.
         TrainingFailed: from the iterator, if a source has no good record in 1000.
     """
-    order = index(mixture, seed, sampler)
+    order = index(mixture, seed, sampler, group)
     kept = {} if cache == "decoded" else None
     loader = _Loader(mixture, size, mixture.select(fields), kept, reading or Reading())
     ends = list(accumulate(len(s) for s in mixture.sources))

@@ -13,10 +13,13 @@ A record is a dict. `image` is always there; whatever else it holds is described
     attributes   i8[A], +1 or -1, 0 where unknown
     regions      PNG bytes or u8[H, W], region numbers in the LaPa scheme (see `data/align.py`)
     landmarks    f32[K, 2], x and y in pixels of this record's image
+    generated    encoded bytes or u8[H, W, 3] RGB, another picture of what `image` shows
     caption      str
     age          float, years
     expression   int, class number
     pose         f32[3], pitch, yaw, roll in degrees
+    feature      f32[D], a vector that some encoder made of the image earlier
+    codes        i32[N], codes of the image's patches, row by row
 """
 
 from collections.abc import Sequence
@@ -31,7 +34,7 @@ class Field:
     """Describes one field of a source's records after decoding.
 
     Attributes:
-        shape: per record, without the batch axis; () for images and regions, which are resized.
+        shape: per record, without the batch axis; () for pictures and regions, which are resized.
         dtype: NumPy dtype name of the batch array; "str" stays on the host.
         classes: number of classes for integer labels, 0 otherwise.
         names: names of the classes or of the attributes, where they have names.

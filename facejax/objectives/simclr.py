@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from facejax import layers
-from facejax.contracts import Aug, Ctx, Histogram, Loss, Pairs, Pass, Spec, Term, Vars, View
+from facejax.contracts import Ctx, Histogram, Loss, Pairs, Pass, Spec, Term, Vars
+from facejax.objectives import _views
 from facejax.ops import similarity
 
 SCOPE = "batch"
@@ -39,6 +40,7 @@ class Config:
         gray: probability of grayscale.
         blur: probability of blur.
         flip: probability of a horizontal flip.
+        second: batch field that the second view shows, such as a generated twin of the image.
     """
 
     tau: float = 0.1
@@ -51,6 +53,7 @@ class Config:
     gray: float = 0.2
     blur: float = 0.5
     flip: float = 0.5
+    second: str = "image"
 
     @classmethod
     def tiny(cls) -> "Config":
@@ -59,17 +62,16 @@ class Config:
 
 def passes(cfg: Config, spec: Spec) -> dict[str, Pass]:
     s = cfg.strength
-    aug = Aug(
-        spec.size,
+    recipe = _views.Views(
         scale=cfg.scale,
-        ratio=(3 / 4, 4 / 3),
         flip=cfg.flip,
         jitter=(0.8 * s, 0.8 * s, 0.8 * s, 0.2 * s),
-        gray_p=cfg.gray,
-        blur_p=cfg.blur,
-        **spec.aug,
+        gray=cfg.gray,
+        blur=(cfg.blur, cfg.blur),
+        solarize=(0.0, 0.0),
+        second=cfg.second,
     )
-    return {draw: Pass(View(aug=aug, draw=draw)) for draw in ("a", "b")}
+    return {name: Pass(view) for name, view in _views.several(recipe, spec).items()}
 
 
 def _projector(cfg: Config) -> layers.MlpHead:
@@ -108,8 +110,8 @@ def loss(cfg: Config, params, ema, state, feats, batch, ctx: Ctx) -> Loss:
         "negative": Histogram.of(some @ some.T, where=~jnp.eye(len(some), dtype=bool)),
         "alignment": Term.mean(jnp.sum(z_a * z_b, axis=-1)),
     }
-    # Two directions, each a mean over B: the sum over 2B anchors divided by B.
-    return Loss({"nt_xent": Term(jnp.sum(each), jnp.float32(B))}, metrics=metrics)
+    # Two directions, each a mean over half of the anchors.
+    return Loss({"nt_xent": Term(jnp.sum(each), jnp.float32(len(each) / 2))}, metrics=metrics)
 
 
 def flops(cfg: Config, spec: Spec) -> float:

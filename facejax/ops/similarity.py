@@ -4,6 +4,12 @@ But for `nt_xent`, and where `Pairs.allowed` bounds who meets whom, no loss hold
 of all pairs: `logits.py` streams them.
 
 A anchors, P positives of an anchor, M shared negatives, D width.
+
+A base builds `Pairs`, lets modifiers rewrite them, and takes the mean of `weight` times the loss of
+each anchor: `info_nce`, or `attraction` where there are no negatives. Without negatives `neg` is
+[0, D] and `tau` is 1. q and k are what the base compares: unit vectors, but under Barlow Twins and
+VICReg. Modifiers may change A, P and M; one that brings its own loss in place of the base's sets
+`weight` to zero.
 """
 
 import jax
@@ -104,6 +110,28 @@ def nt_xent(z_a: jax.Array, z_b: jax.Array, tau: float) -> jax.Array:
         return jnp.mean(jax.nn.logsumexp(logits, 1) - jnp.diagonal(across))
 
     return direction(z_a, z_b) + direction(z_b, z_a)
+
+
+def attraction(pairs: Pairs) -> jax.Array:
+    """Minus the mean inner product of each anchor with its positives: the loss without negatives.
+
+    For unit vectors -cos, in [-1, 1]. Positives are scored by `qp` where it is given; `tau` and
+    `neg` have no part. The caller takes the mean with `pairs.weight`, as with `info_nce`.
+
+    Returns:
+        f32[A] (wider if the features are); 0 for an anchor without a positive.
+    """
+    scorer = _wide(pairs.q)[:, None] if pairs.qp is None else _wide(pairs.qp)
+    products = jnp.where(pairs.positive, jnp.sum(scorer * _wide(pairs.k), -1), 0.0)
+    return -jnp.sum(products, 1) / jnp.maximum(jnp.sum(pairs.positive, 1), 1)
+
+
+def deviation(z: jax.Array) -> jax.Array:
+    """The standard deviation over rows of unit vectors [B, D], mean over D: a sign of collapse.
+
+    Near 1 / sqrt(D) for vectors spread over the sphere, 0 where all are the same.
+    """
+    return jnp.mean(jnp.std(jax.lax.stop_gradient(_wide(z)), axis=0))
 
 
 def sup_con(z: jax.Array, owner: jax.Array, tau: float) -> jax.Array:

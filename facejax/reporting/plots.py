@@ -143,22 +143,22 @@ def _padded(low: float, high: float, log: bool) -> tuple[float, float]:
 
 
 def _frame(x: Axis, y: Axis, xlabel: str, ylabel: str) -> list[str]:
-    parts, right, bottom = [], WIDTH - RIGHT, y.start
+    parts, right, bottom = [], x.end, y.start
     for value, text in y.ticks():
         at = float(y(value))
-        parts.append(f'<path class="rule" d="M{LEFT} {at:.1f}H{right}"/>')
+        parts.append(f'<path class="rule" d="M{LEFT} {at:.1f}H{right:g}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{text}</text>')
     for value, text in x.ticks():
         at = float(x(value))
         parts.append(f'<path class="frame" d="M{at:.1f} {bottom}v4"/>')
         parts.append(f'<text x="{at:.1f}" y="{bottom + 16}" text-anchor="middle">{text}</text>')
-    parts.append(f'<path class="frame" fill="none" d="M{LEFT} {TOP}V{bottom}H{right}"/>')
+    parts.append(f'<path class="frame" fill="none" d="M{LEFT} {y.end:g}V{bottom}H{right:g}"/>')
     middle = (LEFT + right) / 2
     parts.append(
         f'<text x="{middle:.0f}" y="{bottom + 33}" text-anchor="middle">'
         f"{escape(x.named(xlabel))}</text>"
     )
-    height = (TOP + bottom) / 2
+    height = (y.end + bottom) / 2
     parts.append(
         f'<text transform="translate(11 {height:.0f}) rotate(-90)" text-anchor="middle">'
         f"{escape(y.named(ylabel))}</text>"
@@ -226,8 +226,42 @@ def lines(
     y = Axis(*_padded(*_extent(ys, log_y, zero), log_y), HEIGHT - BOTTOM, TOP, log_y)
     with np.errstate(divide="ignore", invalid="ignore"):
         drawn = [_line(s, x, y) for s in series]
-    label = f"{ylabel} against {xlabel}: {', '.join(s.name for s in series)}"
+    label = f"{ylabel} against {xlabel}: {_names(series)}"
     return _svg([*_frame(x, y, xlabel, ylabel), *drawn], label)
+
+
+def stacked(series: Sequence[Series], xlabel: str, ylabel: str) -> str:
+    """Lines one behind the other, the first in front, on axes that all of them share.
+
+    Each stands on a floor of its own, at the axis's low end, a step to the right and up.
+    """
+    series = [thin(s) for s in series]
+    right, up = (reach / max(len(series) - 1, 1) for reach in (90.0, 70.0))
+    back = len(series) - 1
+    x = Axis(*_extent([s.x for s in series], False), LEFT, WIDTH - RIGHT - back * right)
+    heights = _padded(*_extent([s.y for s in series], False), False)
+    y = Axis(*heights, HEIGHT - BOTTOM, TOP + back * up)
+    parts = _frame(x, y, xlabel, ylabel)
+    for at in (x.start, x.end):
+        parts.append(
+            f'<path class="rule" d="M{at:g} {y.start:g}l{back * right:g} {-back * up:g}"/>'
+        )
+    for i in reversed(range(len(series))):
+        s = series[i]
+        ok = np.isfinite(s.y)
+        colour = f"var(--c{s.colour % COLOURS})"
+        floor = f'<path class="rule" d="M{x.start:g} {y.start:g}H{x.end:g}"/>'
+        xs = x(s.x[ok])
+        area = _path(np.r_[xs, xs[::-1]], np.r_[y(s.y[ok]), np.full(len(xs), y.start)])
+        parts.append(
+            f'<g transform="translate({i * right:g} {-i * up:g})">{floor}'
+            f'<path class="band" fill="{colour}" d="{area}Z"/>{_line(s, x, y)}</g>'
+        )
+    return _svg(parts, f"{ylabel} against {xlabel}, one behind the other: {_names(series)}")
+
+
+def _names(series: Sequence[Series]) -> str:
+    return ", ".join(s.name for s in series)
 
 
 def legend(series: Sequence[Series]) -> str:

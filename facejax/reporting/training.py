@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from facejax.metrics import load_preview
-from facejax.reporting import page, plots
+from facejax.reporting import page, pairs, plots
 from facejax.reporting.plots import Series
 from facejax.reporting.rundir import Run
 
@@ -50,7 +50,7 @@ def training(runs: Sequence[Run]) -> str:
     caption = "Steps so far whose loss or gradient was not finite; they changed no parameter."
     figures += _over_runs(skipped, "Skipped steps", "skipped_steps", "steps", caption, zero=True)
     for key in keys:
-        if key not in {*losses, "lr", "grad_norm", *COST, *COUNTS}:
+        if key not in {*losses, "lr", "grad_norm", *COST, *COUNTS} and not pairs.is_score(key):
             figures += _over_runs(runs, key, key, "value", "As the objective logs it.")
     notes = ["No step was skipped."] if counted and not skipped else []
     if any(len(run.curves[key].steps) > plots.MOST for run in runs for key in run.curves):

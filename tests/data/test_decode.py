@@ -73,6 +73,15 @@ def test_broken_region_map_makes_the_record_bad():
     assert "regions" not in decode(record, 8)
 
 
+def test_a_generated_picture_is_fitted_by_itself():
+    image, twin = smooth(40, 60), 255 - smooth(64, 64)
+    out = decode({"image": image, "generated": encode_jpeg(twin, 95)}, 16, 0.5, ["generated"])
+    alone = decode({"image": encode_jpeg(twin, 95)}, 16, 0.5)["image"]
+    np.testing.assert_array_equal(out["generated"], alone)
+    np.testing.assert_array_equal(out["image"], decode({"image": image}, 16, 0.5)["image"])
+    assert "generated" not in decode({"image": image, "generated": encode_jpeg(twin, 95)}, 16)
+
+
 def test_image_of_the_right_size_is_untouched():
     image = np.random.default_rng(0).integers(0, 256, (16, 20, 3), np.uint8)
     np.testing.assert_array_equal(decode({"image": image}, 16)["image"], image[:, 2:18])

@@ -105,6 +105,17 @@ def test_each_epoch_is_a_new_permutation_and_seeds_differ():
     assert plain == list(range(24)) * 2
 
 
+def test_groups_stay_together_and_their_order_is_new_each_epoch():
+    order = pipeline.index(mixture(Numbers(26)), seed=0, group=4)
+    seen = np.array([order[i] for i in range(48)]).reshape(2, 6, 4)
+    assert (seen == seen[..., :1] + np.arange(4)).all()
+    starts = seen[..., 0]
+    assert (np.sort(starts) == np.arange(0, 24, 4)).all()
+    assert (starts[0] != starts[1]).any()
+    with pytest.raises(UserError, match=r"config\.data\.group: s0 has 3 records"):
+        pipeline.index(mixture(Numbers(3)), seed=0, group=4)
+
+
 def test_large_sources_are_permuted_too():
     large = mixture(Numbers(2**16 + 2))
     order = pipeline.index(large, seed=0)

@@ -107,6 +107,7 @@ print(hashlib.sha256(record["image"].tobytes() + record["landmarks"].tobytes()).
         ({"n": 0}, "n", "at least 1"),
         ({"identities": 0}, "identities", "at least 1"),
         ({"size": 8}, "size", "at least 16"),
+        ({"clip": 21}, "clip", "21 people of 20"),
     ],
 )
 def test_a_wrong_config_is_refused(change, where, says):
@@ -313,6 +314,27 @@ def test_identity_cannot_be_read_from_pixels():
     )
     score = np.einsum("nd,nd->n", grey[i[pairs]], grey[j[pairs]])
     assert auc(score, same[pairs]) <= 0.65
+
+
+def test_people_of_a_clip_move_before_one_scene():
+    cfg = dataclasses.replace(CFG, clip=3, n=24)
+    values, columns = synthetic.factors(cfg, range(24)), synthetic.render(cfg, range(24))
+    frames = {name: values[name].reshape(4, 2, 3) for name in values}  # clips, frames, people
+    np.testing.assert_array_equal(columns["clip"].reshape(4, 6), np.arange(4)[:, None].repeat(6, 1))
+    np.testing.assert_array_equal(columns["frame"], np.tile([0, 0, 0, 1, 1, 1], 4))
+    people = columns["identity"].reshape(4, 2, 3)
+    assert (people[:, 0] == people[:, 1]).all()
+    assert (people[:, 0].ravel() == np.arange(12)).all()
+    for factor, group in FACTORS.items():
+        moves, shared = factor in synthetic.MOTION, factor in synthetic.SCENE
+        drawn = np.stack([frames[name] for name in group])
+        assert (drawn[:, :, 0] != drawn[:, :, 1]).any() == moves, factor
+        assert (drawn == drawn[..., :1]).all() == shared, factor
+        assert (drawn[:, 0] != drawn[:, 1]).any(), factor
+    source = synthetic.open(cfg)
+    assert (source.fields["clip"].classes, source.fields["frame"].classes) == (4, 2)
+    assert source.name(11) == "person 5, clip 1, frame 1"
+    assert "clip" not in synthetic.open(CFG).fields
 
 
 def test_another_range_of_people_shares_nobody():

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from made_up import SPEC, Case, assert_gradient, features, moved, wide
+from reference import decoder, linear, normalised_patches, patches_of, positions
 from support import batch_of, program_of, resolve
 
 from facejax import state
@@ -20,67 +21,6 @@ from facejax.objectives import mae
 from facejax.ops import masking
 
 CONFIG = mae.Config.tiny()
-erf = np.vectorize(math.erf)
-
-
-# ---------------------------------------------------------------------- the formulas, in NumPy
-
-
-def norm(x, p):
-    mean = x.mean(-1, keepdims=True)
-    deviation = np.sqrt(((x - mean) ** 2).mean(-1, keepdims=True) + 1e-6)
-    return (x - mean) / deviation * p["scale"] + p["bias"]
-
-
-def linear(x, p):
-    return x @ p["kernel"] + p["bias"]
-
-
-def attention(x, p, heads):
-    B, N, D = x.shape
-    q, k, v = (a.reshape(B, N, heads, -1) for a in np.split(linear(x, p["qkv"]), 3, axis=-1))
-    out = np.zeros_like(q)
-    for b in range(B):
-        for h in range(heads):
-            scores = q[b, :, h] @ k[b, :, h].T / math.sqrt(D // heads)
-            weight = np.exp(scores - scores.max(-1, keepdims=True))
-            out[b, :, h] = weight / weight.sum(-1, keepdims=True) @ v[b, :, h]
-    return linear(out.reshape(B, N, D), p["proj"])
-
-
-def mlp(x, p):
-    h = linear(x, p["fc1"])
-    return linear(h * (1 + erf(h / math.sqrt(2))) / 2, p["fc2"])
-
-
-def positions(width, side):
-    """One row and one column at a time: the column in the first half, the row in the second."""
-    out = np.zeros((side * side, width))
-    quarter = width // 4
-    for n in range(side * side):
-        row, column = divmod(n, side)
-        for k in range(quarter):
-            w = 10000 ** (-k / quarter)
-            out[n, [k, quarter + k]] = math.sin(column * w), math.cos(column * w)
-            out[n, [2 * quarter + k, 3 * quarter + k]] = math.sin(row * w), math.cos(row * w)
-    return out
-
-
-def patches_of(image, patch):
-    B, S, _, _ = image.shape
-    side = S // patch
-    out = np.zeros((B, side * side, patch * patch * 3))
-    for n in range(side * side):
-        r, c = (patch * i for i in divmod(n, side))
-        out[:, n] = image[:, r : r + patch, c : c + patch].reshape(B, -1)
-    return out
-
-
-def reference_target(image, patch):
-    x = patches_of(np.float64(image), patch)
-    mean = x.mean(-1, keepdims=True)
-    variance = ((x - mean) ** 2).sum(-1, keepdims=True) / (x.shape[-1] - 1)
-    return (x - mean) / np.sqrt(variance + 1e-6)
 
 
 def reference_prediction(params, feats, heads=1):
@@ -92,14 +32,11 @@ def reference_prediction(params, feats, heads=1):
         x[b, keep[b]] = tokens[b]
     x += positions(x.shape[-1], math.isqrt(N))[None]
     x = np.concatenate([linear(np.float64(feats.prefix[:, :1]), p["embed"]), x], axis=1)
-    block = p["decoder"]["blocks_00"]
-    x = x + attention(norm(x, block["norm1"]), block["attn"], heads)
-    x = x + mlp(norm(x, block["norm2"]), block["mlp"])
-    return linear(norm(x, p["decoder"]["norm"]), p["decoder"]["pred"])[:, 1:]
+    return decoder(x, p["decoder"], heads)[:, 1:]
 
 
 def reference_loss(params, feats, patch):
-    error = reference_prediction(params, feats) - reference_target(feats.view["image"], patch)
+    error = reference_prediction(params, feats) - normalised_patches(feats.view["image"], patch)
     removed = np.asarray(feats.mask) == 1
     return (error**2).mean(-1)[removed].sum() / removed.sum()
 
@@ -145,7 +82,7 @@ def test_target_has_mean_0_and_unbiased_variance_near_1():
     image = np.random.default_rng(0).normal(size=(2, 16, 16, 3)) * 1e-3
     with jax.enable_x64(True):
         found = np.asarray(mae.target(CONFIG, jnp.asarray(image), 4))
-    np.testing.assert_allclose(found, reference_target(image, 4), rtol=1e-9)
+    np.testing.assert_allclose(found, normalised_patches(image, 4), rtol=1e-9)
     np.testing.assert_allclose(found.mean(-1), 0, atol=1e-12)
     v = patches_of(image, 4).var(-1, ddof=1)
     assert (v < 3e-6).all()  # small enough for the 1e-6 to show
@@ -299,8 +236,8 @@ def test_decoder_follows_the_encoder_unless_told():
     def shape(width=None, heads=None, encoder=192):
         tower = Tower(encoder, encoder, 16, 1, size=224, depth=12)
         spec = dataclasses.replace(SPEC, size=224, towers={"encoder": tower})
-        decoder = mae._decoder(mae.Config(decoder_width=width, decoder_heads=heads), spec)
-        return decoder.width, decoder.heads, decoder.depth, decoder.out
+        own = mae._decoder(mae.Config(decoder_width=width, decoder_heads=heads), spec)
+        return own.width, own.heads, own.depth, own.out
 
     assert shape() == (96, 3, 8, 768)
     assert shape(encoder=768) == (384, 12, 8, 768)

@@ -7,7 +7,15 @@ import pytest
 
 from facejax.contracts import Draw
 from facejax.errors import UserError
-from facejax.ops.masking import Cells, Random, patchify, restore, unpatchify
+from facejax.ops.masking import (
+    Block,
+    Cells,
+    Random,
+    patchify,
+    removed_places,
+    restore,
+    unpatchify,
+)
 
 
 def draw(rows, seed=0):
@@ -43,7 +51,7 @@ def test_every_patch_is_removed_equally_often_and_independently():
     assert np.abs(correlation + 1 / 15).max() < 5 / np.sqrt(4000)
 
 
-@pytest.mark.parametrize("sampler", [Random(), Cells(16, 0.6)])
+@pytest.mark.parametrize("sampler", [Random(), Cells(16, 0.6), Block()])
 def test_a_row_depends_on_its_global_number_alone(sampler):
     def sample(rows):
         fields = {"image": jnp.zeros((len(rows), 64, 64, 3))}
@@ -104,3 +112,69 @@ def test_patches_are_ordered_row_column_channel():
     assert patches.shape == (2, 6, 12)
     np.testing.assert_array_equal(patches[1, 3], images[1, 2:4, 2:4].ravel())
     np.testing.assert_array_equal(unpatchify(patches, 2, (3, 2)), images)
+
+
+# ---------------------------------------------------------------------------------- block masks
+
+
+def reference_block(rng, rows, columns, ranges, aspect=0.3):
+    """The procedure of BEiT and iBOT, one patch at a time; bool[rows, columns]."""
+    low, high = ranges[rng.integers(len(ranges))]
+    budget = rng.uniform(low, high) * rows * columns
+    mask, least = np.zeros((rows, columns), bool), (min(rows, columns) // 3) ** 2
+    while mask.sum() < budget:
+        left_over, before = budget - mask.sum(), mask.sum()
+        for _ in range(10):
+            area = rng.uniform(*sorted((least, left_over)))
+            ratio = np.exp(rng.uniform(np.log(aspect), -np.log(aspect)))
+            h, w = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
+            if w < columns and h < rows:
+                top, left = rng.integers(rows - h + 1), rng.integers(columns - w + 1)
+                block = mask[top : top + h, left : left + w]
+                if 0 < h * w - block.sum() <= left_over + 1e-3:
+                    block[:] = True
+                    break
+        if mask.sum() == before:
+            break
+    return mask
+
+
+@pytest.mark.parametrize(
+    "ranges", [((75 / 196, 75 / 196),), ((120 / 196, 120 / 196),), ((0.0, 0.0), (0.1, 0.5))]
+)
+def test_block_masks_have_the_references_distribution(ranges):
+    """Counts, places and neighbours of 4000 masks against as many of the reference."""
+    many, rng = 4000, np.random.default_rng(0)
+    sampler = Block(ranges)
+    drawn = jax.jit(sampler, static_argnums=1)({}, (14, 14), draw(many))
+    assert drawn.keep is None
+    found = np.asarray(drawn.mask, float).reshape(many, 14, 14)
+    want = np.array([reference_block(rng, 14, 14, ranges) for _ in range(many)], float)
+    assert found.sum((1, 2)).max() <= sampler.most(196)
+
+    def alike(a, b, sigmas=5.0):
+        error = np.sqrt((a.var(0) + b.var(0)) / many) + 1e-9
+        assert (np.abs(a.mean(0) - b.mean(0)) < sigmas * error).all()
+
+    counts = [x.sum((1, 2)) for x in (found, want)]
+    alike(*counts)
+    alike(*(c**2 for c in counts))
+    alike(found.reshape(many, -1), want.reshape(many, -1))
+    # Edges between removed and kept patches tell few large blocks from many small ones.
+    alike(*(np.abs(np.diff(x, axis=1)).sum((1, 2)) for x in (found, want)))
+    alike(*(np.abs(np.diff(x, axis=2)).sum((1, 2)) for x in (found, want)))
+
+
+def test_block_masks_of_a_small_grid_and_of_no_budget():
+    sampler = Block(((0.5, 0.5),))
+    counts = np.asarray(sampler({}, (4, 4), draw(64)).mask).sum(1)
+    assert (counts > 0).all()
+    assert counts.max() == sampler.most(16) == 8
+    assert np.asarray(Block(((0.0, 0.0),))({}, (4, 4), draw(8)).mask).max() == 0
+
+
+def test_removed_places_come_first_and_in_order():
+    mask = jnp.array([[0, 1, 0, 3, 1], [0, 0, 0, 0, 1]], jnp.uint8)
+    places, removed = removed_places(mask, 3)
+    np.testing.assert_array_equal(places, [[1, 3, 4], [4, 0, 1]])
+    np.testing.assert_array_equal(removed, [[True] * 3, [True, False, False]])

@@ -9,6 +9,7 @@ extension, {parent} the path of its folder.
 """
 
 import fnmatch
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,11 +19,15 @@ import numpy as np
 from PIL import Image
 
 from facejax.data import labels as tables
+from facejax.data.align import regions_from_landmarks
+from facejax.data.arrays import open_rows
 from facejax.data.decode import encode_jpeg, region_map
 from facejax.data.files import Files, open_files
 from facejax.data.records import BadRecord, Field, Record
 from facejax.errors import UserError, nearest
 
+DRAWN = "landmarks"  # in place of a template of region maps
+LARGEST = 512  # side of a drawn region map: it is shrunk to the training image's anyway
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2")
 
 
@@ -33,16 +38,20 @@ class Config:
     Attributes:
         path: a directory or a `.zip`, read in place.
         images: which files are images, a glob on the path within the set (`*` crosses folders);
-            None means every common image extension, without the files of `regions`.
+            None means every common image extension, without the files of `regions` and `generated`.
         labels: CSV files with identity, expression, age and attributes.
         identity: where identity comes from: the name of the image's folder, a column of `labels`.
         identity_column: that column.
         classes: further columns of `labels` that hold names of classes ("gender", "race"); each is
             a field of its own name.
-        regions: template of the region maps.
+        regions: template of the region maps, or "landmarks" to draw them from 68 landmarks.
         region_labels: the scheme that their numbers follow.
         landmarks: CSV file with file, x0, y0, x1, y1, ... in pixels.
+        generated: template of another picture of what each image shows, for a second view.
         captions: CSV file with a column `caption`, or a template of UTF-8 text files.
+        features: vectors of the images, the field `feature`: a directory that `facejax.embed`
+            wrote for this set, or a `.npy` file of one row per image in the order of their paths.
+        codes: codes of the images' patches, the field `codes`: such a file.
         missing: what an image without its annotation is: an "error", or just "unknown".
     """
 
@@ -55,7 +64,10 @@ class Config:
     regions: str | None = None
     region_labels: Literal["lapa", "celebamask"] = "lapa"
     landmarks: str | None = None
+    generated: str | None = None
     captions: str | None = None
+    features: str | None = None
+    codes: str | None = None
     missing: Literal["error", "unknown"] = "error"
 
     @classmethod
@@ -66,11 +78,12 @@ class Config:
         lines = ["file,identity,age,Smiling,Male"]
         points = ["file,x0,y0,x1,y1"]
         captions = ["file,caption"]
-        for folder in ("images", "masks"):
+        for folder in ("images", "masks", "generated"):
             (root / folder).mkdir(parents=True, exist_ok=True)
         for i in range(6):
             image = rng.integers(0, 256, (24, 20, 3), np.uint8)
             (root / f"images/{i}.jpg").write_bytes(encode_jpeg(image, 90))
+            (root / f"generated/{i}.jpg").write_bytes(encode_jpeg(255 - image, 90))
             mask = np.zeros((24, 20), np.uint8)
             mask[8:16, 6:14] = 1
             Image.fromarray(mask).save(root / f"masks/{i}.png")
@@ -85,6 +98,7 @@ class Config:
             identity="column",
             regions="masks/{stem}.png",
             landmarks=str(root / "points.csv"),
+            generated="generated/{stem}.jpg",
             captions=str(root / "captions.csv"),
         )
 
@@ -98,8 +112,10 @@ def open(cfg: Config) -> "Folder":
     files = open_files(cfg.path)
     names = _images(cfg, files)
     companions = {}
-    if cfg.regions:
+    if cfg.regions and cfg.regions != DRAWN:
         companions["regions"] = _companions(cfg.regions, cfg, names, files)
+    if cfg.generated:
+        companions["generated"] = _companions(cfg.generated, cfg, names, files)
     if cfg.captions and "{" in cfg.captions:
         companions["caption"] = _companions(cfg.captions, cfg, names, files)
     annotations = _labels(cfg, names)
@@ -109,21 +125,31 @@ def open(cfg: Config) -> "Folder":
         annotations["landmarks"] = _landmarks(cfg, names)
     if cfg.captions and "caption" not in companions:
         annotations["caption"] = _captions(cfg, names)
-    return Folder(files, names, annotations, companions, cfg.region_labels)
+    for field, path in (("feature", cfg.features), ("codes", cfg.codes)):
+        if path:
+            rows = open_rows(path, names)
+            annotations[field] = rows.field, rows
+    draws = cfg.regions == DRAWN
+    if draws and ("landmarks" not in annotations or annotations["landmarks"][0].shape[0] != 68):
+        what = "regions are drawn from 68 landmarks, which this set does not have"
+        raise UserError("regions", what, "set landmarks, or name the region maps")
+    return Folder(files, names, annotations, companions, cfg.region_labels, draws)
 
 
 class Folder:
     """The images of a set of files, sorted by path. See `facejax.data.records.Source`."""
 
-    def __init__(self, files: Files, names, annotations, companions, scheme: str):
-        self._files, self._names, self._scheme = files, names, scheme
+    def __init__(self, files: Files, names, annotations, companions, scheme: str, draws: bool):
+        self._files, self._names, self._scheme, self._draws = files, names, scheme, draws
         self._values = {name: values for name, (_, values) in annotations.items()}
         self._companions = companions
         self.fields = {"image": Field(dtype="uint8")}
         self.fields |= {name: field for name, (field, _) in annotations.items()}
         self.fields |= {
-            name: Field(dtype="uint8" if name == "regions" else "str") for name in companions
+            name: Field(dtype="str" if name == "caption" else "uint8") for name in companions
         }
+        if draws:
+            self.fields["regions"] = Field(dtype="uint8")
 
     def __len__(self) -> int:
         return len(self._names)
@@ -140,17 +166,30 @@ class Folder:
             for field, names in self._companions.items():
                 if names[index] is not None:
                     record[field] = self._companion(field, self._files.read(names[index]))
+            points = self._values["landmarks"][index] if self._draws else None
+            if points is not None:
+                record["regions"] = _drawn(record["image"], points)
         except (OSError, ValueError) as error:
             return BadRecord(str(error) or type(error).__name__)
         for field, values in self._values.items():
-            if _is_known(values[index]):
-                record[field] = values[index]
+            if _is_known(value := values[index]):
+                record[field] = value
         return record
 
     def _companion(self, field: str, data: bytes) -> bytes | np.ndarray | str:
         if field == "caption":
             return data.decode("utf-8").strip()
-        return data if self._scheme == "lapa" else region_map(data, self._scheme)
+        translated = field == "regions" and self._scheme != "lapa"
+        return region_map(data, self._scheme) if translated else data
+
+
+def _drawn(image: bytes, landmarks: np.ndarray) -> np.ndarray:
+    """u8[H, W]: the region map of an image, at its size or smaller; only its header is read."""
+    width, height = Image.open(io.BytesIO(image)).size
+    share = min(1.0, LARGEST / max(width, height))
+    size = np.array([max(round(width * share), 1), max(round(height * share), 1)])
+    points = (landmarks + 0.5) * (size / [width, height]) - 0.5
+    return regions_from_landmarks(points, (int(size[1]), int(size[0])))
 
 
 def _is_known(value) -> bool:
@@ -162,11 +201,13 @@ def _images(cfg: Config, files: Files) -> tuple[str, ...]:
         names = tuple(n for n in files.names if fnmatch.fnmatchcase(n, cfg.images))
         remedy = f"change images='{cfg.images}'; the set holds {_some(files.names)}"
     else:
-        maps = _fill(cfg.regions, "*", "*") if cfg.regions else ""
+        templates = (t for t in (cfg.regions, cfg.generated) if t and t != DRAWN)
+        others = [_fill(t, "*", "*") for t in templates]
         names = tuple(
             n
             for n in files.names
-            if n.lower().endswith(EXTENSIONS) and not fnmatch.fnmatchcase(n, maps)
+            if n.lower().endswith(EXTENSIONS)
+            and not any(fnmatch.fnmatchcase(n, other) for other in others)
         )
         remedy = f"it holds {_some(files.names)}; name the images with images='GLOB'"
     if not names:

@@ -13,6 +13,10 @@ To move one parameter of one face, edit what `factors` returns:
 
     values = factors(cfg, [7])
     records = render_factors(values | {"yaw": np.array([20.0])}, cfg.size)
+
+With `clip` the set is short videos: records 2 * clip * c to 2 * clip * (c + 1) - 1 are two frames,
+one after the other, of a scene with `clip` people, each as a crop. Between the frames people move
+(`MOTION`); the background and the light are those of the scene, all else is the person's own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,6 +38,13 @@ FACTORS = tuple(_GROUPS)
 ATTRIBUTES = words.ATTRIBUTES
 """Names of the binary attributes, in the order of the field."""
 
+MOTION = ("pose", "expression", "gaze", "framing", "camera")
+"""Factors that differ between two frames of a clip."""
+
+SCENE = ("background", "light")
+"""Factors that the people of a clip share."""
+
+_FAR = 2**31
 _CHUNK = 2**15  # pixels painted at once, so that the layers stay in the cache
 
 
@@ -50,6 +61,7 @@ class Config:
         vary: factors that vary; the others are held.
         hold: factors that are held although `vary` names them. While `identity` is held, every
             picture shows person `first_identity`; other factors have a neutral value.
+        clip: people of a clip, or 0 for single pictures.
     """
 
     n: int = 10_000
@@ -59,6 +71,7 @@ class Config:
     first_identity: int = 0
     vary: tuple[str, ...] = FACTORS
     hold: tuple[str, ...] = ()
+    clip: int = 0
 
     @classmethod
     def tiny(cls, root: str) -> "Config":
@@ -85,6 +98,10 @@ class _Synthetic:
             "pose": Field((3,), "float32"),
             "light": Field((3,), "float32"),
         }
+        if cfg.clip:
+            clips = -(-cfg.n // (2 * cfg.clip))
+            self.fields["clip"] = Field((), "int32", classes=clips)
+            self.fields["frame"] = Field((), "int32", classes=2)
 
     def __len__(self) -> int:
         return self.cfg.n
@@ -98,7 +115,9 @@ class _Synthetic:
 
     def name(self, index: int) -> str:
         person, shot = _who(self.cfg, np.array([index]))
-        return f"person {person[0]}, picture {shot[0]}"
+        if not self.cfg.clip:
+            return f"person {person[0]}, picture {shot[0]}"
+        return f"person {person[0]}, clip {shot[0]}, frame {_frame(self.cfg, index)}"
 
 
 def open(cfg: Config) -> _Synthetic:
@@ -111,6 +130,9 @@ def open(cfg: Config) -> _Synthetic:
     for key, low in least.items():
         if getattr(cfg, key) < low:
             raise UserError(key, f"{getattr(cfg, key)} is too small", f"use at least {low}")
+    if not 0 <= cfg.clip <= cfg.identities:
+        what = f"{cfg.clip} people of {cfg.identities}"
+        raise UserError("clip", what, "use at most `identities`, or 0 for pictures")
     for key in ("vary", "hold"):
         for factor in getattr(cfg, key):
             if factor not in FACTORS:
@@ -123,8 +145,16 @@ def _varies(cfg: Config) -> set[str]:
 
 
 def _who(cfg: Config, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Person and picture numbers, i64[n] each, as if identity varied."""
+    """Person and picture (or clip) numbers, i64[n] each, as if identity varied."""
+    if cfg.clip:
+        clip = indices // (2 * cfg.clip)
+        person = (clip * cfg.clip + indices % cfg.clip) % cfg.identities
+        return cfg.first_identity + person, clip
     return cfg.first_identity + indices % cfg.identities, indices // cfg.identities
+
+
+def _frame(cfg: Config, indices: np.ndarray) -> np.ndarray:
+    return indices // cfg.clip % 2
 
 
 def factors(cfg: Config, indices: Sequence[int]) -> dict[str, np.ndarray]:
@@ -135,7 +165,14 @@ def factors(cfg: Config, indices: Sequence[int]) -> dict[str, np.ndarray]:
     streams, shots = _who(cfg, indices)
     varies = _varies(cfg)
     people = streams if "identity" in varies else np.full_like(streams, cfg.first_identity)
-    return draw(cfg.seed, people, streams, shots, varies)
+    values = draw(cfg.seed, people, streams, shots, varies)
+    if cfg.clip:
+        # Streams and pictures that no person and no clip has.
+        moved = draw(cfg.seed, people, streams, _FAR + 2 * shots + _frame(cfg, indices), varies)
+        scene = draw(cfg.seed, people, np.full_like(streams, _FAR), shots, varies)
+        values |= {name: moved[name] for factor in MOTION for name in _GROUPS[factor]}
+        values |= {name: scene[name] for factor in SCENE for name in _GROUPS[factor]}
+    return values
 
 
 def render_factors(values: Mapping[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
@@ -181,10 +218,16 @@ def render_factors(values: Mapping[str, np.ndarray], size: int) -> dict[str, np.
 
 
 def render(cfg: Config, indices: Sequence[int]) -> dict[str, np.ndarray]:
-    """Renders records: what `render_factors` returns, `identity` i64[n] and `caption` str[n]."""
+    """Renders records: what `render_factors` returns, `identity` i64[n] and `caption` str[n].
+
+    With clips also `clip` i64[n] and `frame` i64[n].
+    """
     indices = np.asarray(indices, np.int64)
     columns = render_factors(factors(cfg, indices), cfg.size)
-    person = indices % cfg.identities
+    streams, shots = _who(cfg, indices)
+    person = streams - cfg.first_identity
+    if cfg.clip:
+        columns |= {"clip": shots, "frame": _frame(cfg, indices)}
     columns["identity"] = person if "identity" in _varies(cfg) else np.zeros_like(person)
     sentences = [words.caption(row, int(i)) for row, i in zip(columns["attributes"], indices)]
     columns["caption"] = np.array(sentences, dtype=np.str_)

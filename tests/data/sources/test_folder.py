@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facejax.data.records import BadRecord
-from facejax.data.sources import folder
+from facejax.data.align import regions_from_landmarks
+from facejax.data.decode import decode, encode_jpeg
+from facejax.data.fields import collate
+from facejax.data.records import BadRecord, Field
+from facejax.data.sources import folder, synthetic
 from facejax.errors import UserError
 
 
@@ -34,12 +37,23 @@ def test_every_annotation_of_the_tiny_set(cfg):
     assert record["caption"] == "a face, number 3"
     assert record["age"] == 23
     assert record["regions"][:4] == b"\x89PNG"
+    assert record["generated"][:2] == b"\xff\xd8"
+    assert record["generated"] != record["image"]
+
+
+def test_an_image_without_its_generated_twin_says_so_or_goes_without(cfg, tmp_path):
+    (tmp_path / "generated/3.jpg").unlink()
+    with pytest.raises(UserError, match=r"1 images have no entry: images/3\.jpg"):
+        folder.open(cfg)
+    two, three = changed(cfg, missing="unknown").read([2, 3])
+    assert "generated" in two
+    assert "generated" not in three
 
 
 def test_zip_and_directory_give_the_same_records(cfg, tmp_path):
     path = tmp_path / "set.zip"
     with zipfile.ZipFile(path, "w") as archive:
-        for kind in ("images/*.jpg", "masks/*.png"):
+        for kind in ("images/*.jpg", "masks/*.png", "generated/*.jpg"):
             for file in tmp_path.glob(kind):
                 archive.write(file, file.relative_to(tmp_path))
     plain, zipped = folder.open(cfg), changed(cfg, path=str(path))
@@ -71,7 +85,7 @@ def test_images_glob_and_caption_files(cfg, tmp_path):
     assert "caption" not in source.read([5])[0]
     assert len(changed(cfg, images="images/[0-3].jpg")) == 4
     assert len(changed(cfg, regions=None, images="*.png", labels=(), identity="none",
-                       landmarks=None, captions=None)) == 6  # fmt: skip
+                       landmarks=None, generated=None, captions=None)) == 6  # fmt: skip
 
 
 def test_several_label_files_are_merged(cfg, tmp_path):
@@ -157,3 +171,74 @@ def test_empty_directory_and_flat_parent_identity(cfg, tmp_path):
         folder.open(folder.Config(path=str(tmp_path / "empty")))
     with pytest.raises(UserError, match="in no folder"):
         folder.open(folder.Config(path=str(tmp_path / "images"), identity="parent"))
+
+
+# ---------------------------------------------------------------------------------- companions
+
+
+def landmarks_of(tmp_path, count):
+    """A file of landmarks of the six 24 x 20 images: a face each, and none for the last."""
+    faces = synthetic.render(synthetic.Config(n=6, identities=6, size=20), range(6))["landmarks"]
+    faces = faces[:, :count] + [0, 2]
+    columns = ",".join(f"x{k},y{k}" for k in range(count))
+    rows = [f"{i}.jpg," + ",".join(f"{v:.3f}" for v in faces[i].ravel()) for i in range(5)]
+    (tmp_path / "faces.csv").write_text("\n".join([f"file,{columns}", *rows]) + "\n")
+    return str(tmp_path / "faces.csv"), faces
+
+
+def test_regions_are_drawn_from_landmarks(cfg, tmp_path):
+    path, faces = landmarks_of(tmp_path, 68)
+    source = changed(cfg, regions="landmarks", landmarks=path, missing="unknown")
+    assert source.fields["regions"].dtype == "uint8"
+    for i, record in enumerate(source.read(range(5))):
+        want = regions_from_landmarks(np.float32(faces[i].round(3)), (24, 20))
+        np.testing.assert_array_equal(record["regions"], want)
+        assert set(np.unique(want)) > {0, 1}
+    assert "regions" not in source.read([5])[0]
+    decoded = decode(source.read([0])[0], 16, fields=("regions",))
+    assert decoded["regions"].shape == (16, 16)
+
+
+def test_a_large_image_gets_a_smaller_map_of_the_same_face(cfg, tmp_path):
+    path, faces = landmarks_of(tmp_path, 68)
+    (tmp_path / "images/0.jpg").write_bytes(encode_jpeg(np.zeros((2400, 2000, 3), np.uint8), 50))
+    far = (faces[0] + 0.5) * 100 - 0.5
+    (tmp_path / "faces.csv").write_text(
+        (tmp_path / "faces.csv").read_text().splitlines()[0]
+        + "\n0.jpg,"
+        + ",".join(f"{v:.3f}" for v in far.ravel())
+        + "\n"
+    )
+    source = changed(cfg, regions="landmarks", landmarks=path, missing="unknown")
+    regions = source.read([0])[0]["regions"]
+    assert regions.shape == (512, 427)
+    np.testing.assert_array_equal(regions[::64, ::64], regions_from_landmarks(
+        (faces[0] + 0.5) * [427 / 20, 512 / 24] - 0.5, (512, 427))[::64, ::64])  # fmt: skip
+
+
+def test_regions_need_68_landmarks(cfg, tmp_path):
+    path, _ = landmarks_of(tmp_path, 5)
+    for landmarks in (None, path):
+        with pytest.raises(UserError, match="regions: regions are drawn from 68 landmarks"):
+            changed(cfg, regions="landmarks", landmarks=landmarks, missing="unknown")
+
+
+def test_rows_of_arrays_are_fields(cfg, tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+    codes = np.arange(24, dtype=np.int32).reshape(6, 4)
+    np.save(tmp_path / "vectors.npy", vectors)
+    np.save(tmp_path / "codes.npy", codes)
+    files = {"features": str(tmp_path / "vectors.npy"), "codes": str(tmp_path / "codes.npy")}
+    source = changed(cfg, **files)
+    assert source.fields["feature"] == Field((5,), "float32")
+    assert source.fields["codes"] == Field((4,), "int32")
+    for i, record in enumerate(source.read(range(6))):
+        np.testing.assert_array_equal(record["feature"], vectors[i])
+        np.testing.assert_array_equal(record["codes"], codes[i])
+    records = [decode(r, 8, fields=("codes",)) for r in source.read([2, 0])]
+    arrays = collate(records, {"codes": source.fields["codes"]}, 8)
+    np.testing.assert_array_equal(arrays["codes"], codes[[2, 0]])
+    assert arrays["has_codes"].all()
+    np.save(tmp_path / "codes.npy", codes[:5])
+    with pytest.raises(UserError, match=r"codes\.npy: holds 5 rows for 6 images"):
+        changed(cfg, **files)

@@ -14,6 +14,7 @@ SCOPE = "sample"
 class Config:
     threshold: float = 0.0
     poison: int = -1
+    spike: int = -1
 
     @classmethod
     def tiny(cls):
@@ -38,6 +39,7 @@ def loss(cfg, params, ema, state, feats, batch, ctx):
     value = jnp.square((features.tokens @ params["kernel"])[..., 0]).mean(1)
     # A planted fault: one step of the run is not finite.
     value = value * jnp.where(ctx.step == cfg.poison, jnp.nan, 1.0)
+    value = value * jnp.where(ctx.step == cfg.spike, 100.0, 1.0)
     return Loss(
         {
             "bright": Term(jnp.sum(value * bright), jnp.sum(bright).astype(jnp.float32), 2.0),
