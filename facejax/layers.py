@@ -16,10 +16,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from facejax.ops import rows
+
 NORM_EPS = 1e-6
 
-dense = partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform())
-"""A Linear layer with the initialisation of this module."""
+
+class _Dense(nn.Dense):
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return rows.stay(super().__call__(rows.stay(x)))
+
+
+dense = partial(_Dense, kernel_init=nn.initializers.xavier_uniform())
+"""A Linear layer with the initialisation of this module; weights come to the rows of its input."""
 
 
 def layer_norm(x: jax.Array, name: str, eps: float = NORM_EPS, affine: bool = True) -> jax.Array:

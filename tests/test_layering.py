@@ -164,7 +164,7 @@ def calls(text: str) -> set[str]:
     [
         ({"Mesh", "make_mesh", "AbstractMesh"}, ("facejax.mesh",)),
         ({"PartitionSpec", "NamedSharding"}, ("facejax.mesh", "facejax.ops")),
-        ({"shard_map", "pallas_call"}, ("facejax.ops",)),
+        ({"shard_map", "pallas_call", "with_sharding_constraint"}, ("facejax.ops",)),
         ({"psum", "pmean", "pmax", "all_gather", "ppermute"}, ("facejax.ops",)),
         ({"set_mesh", "use_abstract_mesh"}, ("facejax.mesh",)),
         ({"pmap"}, ()),

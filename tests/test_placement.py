@@ -32,7 +32,7 @@ def placements(name: str) -> dict[str, list]:
     """Path in the state -> axes, on 2 x 4 devices; blocks that are alike share a line."""
     path = ROOT / "configs" / (f"{name}.py" if name == "quickstart" else f"{name}_vit_faces.py")
     run = config.resolve(command_line.load_file(str(path)))
-    known = inputs.without_data(TOLD)
+    known = inputs.without_data(run, TOLD)
     run = inputs.with_steps(run, known)
     spec = spec_of(run, known.classes, known.attributes)
     grid = mesh.without_devices(MeshShape(2, 4), 8)

@@ -72,9 +72,8 @@ def passes(cfg: Config, spec: Spec) -> dict[str, Pass]:
 def _decoder(cfg: Config, spec: Spec) -> _masked.Decoder:
     tower = spec.towers["encoder"]
     width, heads = _masked.scaled(cfg.decoder_width, cfg.decoder_heads, tower)
-    return _masked.Decoder(
-        width, cfg.decoder_depth, heads, tower.patch**2 * 3, cfg.dtype, cfg.remat
-    )
+    out = tower.patch**2 * 3
+    return _masked.Decoder(width, cfg.decoder_depth, heads, out, cfg.dtype, cfg.remat)
 
 
 def init(cfg: Config, rng: jax.Array, spec: Spec) -> Vars:

@@ -8,9 +8,9 @@ compute them twice. Arrays with rows are split over all devices, parameters and 
 `fsdp`; a weight is gathered, in its compute type, where a product reads it. What compilers add on
 top (tiles, fragments, transposed copies) is left out: on TPUs they need up to twice as much.
 
-Collectives: a product of rows and a parameter gathers the parameter, and one that sums over rows
-reduces the gradient; where the rows are fewer bytes, they move instead. What pairs of rows need
-(the similarities of contrastive losses) is left out; it is small beside the weights.
+Collectives: a product of rows and a parameter gathers the parameter (see `ops/rows.py`), and one
+that sums over rows reduces the gradient. What pairs of rows need (the similarities of contrastive
+losses) is left out; it is small beside the weights.
 
 The bounds of the time hold on their own; a real step takes longer than the largest.
 """
@@ -177,27 +177,18 @@ class _Walk:
             return [Wire("all-reduce", sent("all-reduce", out.bytes, self.devices), self.devices)]
         a, b = values[op.ins[0]], values[op.ins[1]]
         if a.rows != b.rows:
-            weight, rows = (b, a) if a.rows else (a, b)
-            return self._exchange("all-gather", weight, (rows, out)) if self.split(weight) else []
+            weight = b if a.rows else a
+            return self._over_fsdp("all-gather", weight)
         if not a.rows or out.rows:
             return []
-        wires, part, group = [], out.bytes, self.devices
-        if self.split(out):
-            wires = self._exchange("reduce-scatter", out, (a, b))
-            part, group = out.bytes / self.fsdp, self.data
+        wires = self._over_fsdp("reduce-scatter", out)
+        part, group = (self.size(out), self.data) if wires else (out.bytes, self.devices)
         if group > 1:
             wires.append(Wire("all-reduce", sent("all-reduce", part, group), group))
         return wires
 
-    def _exchange(self, kind: str, whole: Value, rows: tuple[Value, Value]) -> list[Wire]:
-        """A split array's collective, or, if this is less, that of the rows that meet it."""
-        size = sent(kind, whole.bytes, self.fsdp)
-        gathered = sent("all-gather", rows[0].bytes / self.data, self.fsdp)
-        turned = sent("all-to-all", rows[1].bytes / self.devices, self.fsdp)
-        if size <= gathered + turned:
-            return [Wire(kind, size, self.fsdp)]
-        moved = ("all-gather", gathered), ("all-to-all", turned)
-        return [Wire(name, size, self.fsdp) for name, size in moved]
+    def _over_fsdp(self, kind: str, whole: Value) -> list[Wire]:
+        return [Wire(kind, sent(kind, whole.bytes, self.fsdp), self.fsdp)] * self.split(whole)
 
 
 def _described(value: Value) -> tuple[str, str]:

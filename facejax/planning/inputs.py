@@ -4,13 +4,15 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import jax
 
 from facejax import mesh as mesh_lib
 from facejax import model, session, state
-from facejax.config import Run
-from facejax.contracts import Params
+from facejax.config import Plugin, Run
+from facejax.contracts import Params, TowerSpec
 from facejax.data.fields import batch_shape
 from facejax.data.mixture import open_sources
 from facejax.data.records import Field
@@ -19,20 +21,8 @@ from facejax.errors import UserError
 ASSUMED_STEPS = 100_000
 ASSUMED_ATTRIBUTES = 40
 """As many as CelebA has."""
-
-_USUAL = {
-    "identity": Field((), "int32", classes=1),
-    "expression": Field((), "int32", classes=1),
-    "regions": Field((), "uint8"),
-    "generated": Field((), "uint8"),
-    "landmarks": Field((68, 2), "float32"),
-    "caption": Field((), "str"),
-    "age": Field((), "float32"),
-    "pose": Field((3,), "float32"),
-    "feature": Field((128,), "float32"),
-    "clip": Field((), "int32", classes=1),
-    "frame": Field((), "int32", classes=1),
-}
+ASSUMED_FEATURE = 512
+"""Width of the vectors that most face recognisers make."""
 
 
 class _Asked(dict):
@@ -79,18 +69,35 @@ def facts(run: Run, told: Mapping[str, int]) -> Facts:
     """
     missing = [str(s["path"]) for s in run.data.sources if not os.path.exists(s.get("path", "/"))]
     if missing:
-        return without_data(told, ", ".join(missing))
+        return without_data(run, told, ", ".join(missing))
     mixture = open_sources(run.data.sources)
     fields = _with_told(mixture.fields, told)
     attributes = fields["attributes"].names if "attributes" in fields else ()
     return Facts(fields, mixture.classes | _classes(told), attributes, len(mixture), ())
 
 
-def without_data(told: Mapping[str, int], missing: str = "") -> Facts:
+def without_data(run: Run, told: Mapping[str, int], missing: str = "") -> Facts:
     """What is known where no source can be opened: every field, and the classes that were told."""
-    fields = _with_told(_USUAL, {"attributes": ASSUMED_ATTRIBUTES, **told})
+    fields = _with_told(_usual(run), {"attributes": ASSUMED_ATTRIBUTES, **told})
     note = f"the data ({missing}) is not here; its fields are assumed"
     return Facts(fields, _Asked(_classes(told)), fields["attributes"].names, None, (note,))
+
+
+def _usual(run: Run) -> dict[str, Field]:
+    """The fields of `data/records.py`; a class field's number of classes is asked for later."""
+    encoder = run.towers["encoder"]
+    rows, columns = encoder.module.tower(encoder.config).grid(run.data.size)
+    unknown = Field((), "int32", classes=1)
+    return {
+        **dict.fromkeys(("identity", "expression", "clip", "frame"), unknown),
+        **dict.fromkeys(("regions", "generated"), Field((), "uint8")),
+        "landmarks": Field((68, 2), "float32"),
+        "caption": Field((), "str"),
+        "age": Field((), "float32"),
+        "pose": Field((3,), "float32"),
+        "feature": Field((ASSUMED_FEATURE,), "float32"),
+        "codes": Field((rows * columns,), "int32"),
+    }
 
 
 def _classes(told: Mapping[str, int]) -> dict[str, int]:
@@ -115,15 +122,26 @@ def with_steps(run: Run, known: Facts) -> Run:
 def program(run: Run, known: Facts) -> tuple[state.Program, Params]:
     """The program of a run whose steps are set, and the frozen encoders as shapes.
 
+    The run's own encoder stands in for a frozen one that is not here.
+
     Raises:
-        UserError: a field that no source gives, or what the plug-ins refuse.
+        UserError: what the plug-ins or a frozen encoder that is here refuse.
     """
     spec = session.spec_of(run, known.classes, known.attributes)
-    loaded = {path: model.load(path) for path in state.frozen_paths(run, spec)}
-    encoders = {path: (m.module, m.encoder_config) for path, m in loaded.items()}
-    found = state.plan(run, spec, encoders)
-    frozen = {path: (m.params, m.stats) for path, m in loaded.items()}
-    return found, jax.eval_shape(lambda: frozen)
+    encoders, frozen = {}, {}
+    for path in state.frozen_paths(run, spec):
+        if os.path.exists(path):
+            loaded = model.load(path)
+            encoders[path] = loaded.module, loaded.encoder_config
+            frozen[path] = jax.eval_shape(lambda pair: pair, (loaded.params, loaded.stats))
+        else:
+            encoders[path], frozen[path] = _stand_in(run.towers["encoder"])
+    return state.plan(run, spec, encoders), frozen
+
+
+def _stand_in(tower: Plugin) -> tuple[tuple[Any, Any], Params]:
+    init = partial(tower.module.init, tower.config, spec=TowerSpec())
+    return (tower.module, tower.config), jax.eval_shape(init, jax.random.key(0))
 
 
 def batch(found: state.Program, known: Facts) -> dict[str, jax.ShapeDtypeStruct]:

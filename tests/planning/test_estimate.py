@@ -81,8 +81,7 @@ def test_work_on_rows_is_split_over_all_devices():
 
 
 @pytest.mark.parametrize(("data", "fsdp"), [(8, 1), (2, 4), (1, 8)])
-def test_gradients_are_reduced_and_weights_gathered(data, fsdp, monkeypatch):
-    monkeypatch.setitem(globals(), "B", 2**16)
+def test_gradients_are_reduced_and_weights_gathered(data, fsdp):
     found = costs(steps(gradients, (D, H), (H, D), ("B", D)), data, fsdp)
     whole = D * H * F32
     gathers = 3 if fsdp > 1 else 0  # both weights forward, the second again backward
@@ -90,12 +89,6 @@ def test_gradients_are_reduced_and_weights_gathered(data, fsdp, monkeypatch):
     assert bytes_of(found, "reduce-scatter") == (2 * whole * (fsdp - 1) / fsdp if fsdp > 1 else 0)
     part = 2 * whole / fsdp
     assert bytes_of(found, "all-reduce") == (2 * part * (data - 1) / data if data > 1 else 0)
-
-
-def test_where_rows_are_fewer_bytes_they_move():
-    found = costs(steps(lambda w, x: x @ w, (D, 2**16), ("B", D)), 2, 4)
-    assert bytes_of(found, "all-gather") == B * D * F32 / 2 * 3 / 4
-    assert bytes_of(found, "all-to-all") == B * 2**16 * F32 / 8 * 3 / 4
 
 
 def test_a_scan_counts_its_body_as_often_as_it_runs():
