@@ -171,7 +171,8 @@ def lacking(run: config.Run) -> set[str]:
 
 def embeds(run: config.Run) -> bool:
     """Whether an objective trains the pooled embedding itself, not only what it is pooled from."""
-    program = state.plan(run, spec_of(run, open_sources(run.data.sources)))
+    mixture = open_sources(run.data.sources)
+    program = state.plan(run, spec_of(run, mixture.classes, mixture.attributes))
     return any(
         isinstance(p.weights, Student) and "pooled" in p.outputs
         for named in program.passes.values()

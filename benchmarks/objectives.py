@@ -203,7 +203,8 @@ METRICS = ("lfw/accuracy", "attributes/balanced_accuracy", "knn/knn@1")
 def row_of(workdir: Path, name: str, seed: int, values: dict[str, Any]) -> dict[str, Any]:
     """What a finished run found, for results.json."""
     run = config.resolve(values)
-    program = state.plan(run, spec_of(run, open_sources(run.data.sources)))
+    mixture = open_sources(run.data.sources)
+    program = state.plan(run, spec_of(run, mixture.classes, mixture.attributes))
     numbers = _numbers(workdir, run.steps)
     flops = flops_per_image(program)
     return {

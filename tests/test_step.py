@@ -1,7 +1,5 @@
 """The step through the contract, on test plug-ins: accumulation, EMA, queues, rows, guards."""
 
-from types import SimpleNamespace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +12,7 @@ from facejax.config import MeshShape
 from facejax.contracts import Draw, TowerSpec
 from facejax.encoders import vit
 from facejax.forward import forward
-from facejax.train import compiled_step
+from facejax.step import jitted
 
 EVERYTHING = {
     "queue": {"modifiers": {"gate": {}}, "weight": 0.5},
@@ -271,7 +269,7 @@ def test_no_device_is_sent_all_features(micro_batch):
     )
     images = (rows, program.spec.size, program.spec.size, 3)
     batch = {"image": jax.ShapeDtypeStruct(images, np.uint8, sharding=mesh.batch_sharding(grid))}
-    step = compiled_step(SimpleNamespace(program=program, mesh=grid))
+    step = jitted(program, grid)
     assert largest_message(step.lower(current, batch, {}).compile()) == 2 * rows * width // 8
 
 
