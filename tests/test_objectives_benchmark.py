@@ -185,7 +185,7 @@ def test_it_measures_and_goes_on_where_it_was(faces, tmp_path):
     for row in rows:
         for metric in benchmark.METRICS:
             assert 0 <= row[metric] <= 1
-        assert row["rank"] > 1
+        assert 1 <= row["rank"] <= 600  # of as many embeddings at most
     for row in rows[2:]:
         assert row["images"] == 512
         assert row["ms_per_image"] > 0

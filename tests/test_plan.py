@@ -119,15 +119,24 @@ def test_status_and_streams_of_a_failure():
 @pytest.mark.slow
 @needs_compiler
 def test_compiles_for_chips_that_are_not_there():
-    keys = ("--config.mesh.fsdp=4", "--config.remat=full", "--config.dtype=bfloat16")
+    # Arrays that fill the tiles of 8 x 128; of tiny ones most memory is padding.
+    keys = (
+        "--config.encoder.width=256",
+        "--config.encoder.depth=4",
+        "--config.data.size=64",
+        "--config.global_batch=1024",
+        "--config.objective.mae.decoder_depth=8",
+        "--config.mesh.fsdp=4",
+        "--config.remat=full",
+        "--config.dtype=bfloat16",
+    )
     out, err = command(*TINY, *keys, "--topology=v5e:2x2", "--json")
     assert err == "compiling for v5e:2x2 ...\n"
     found = json.loads(out)
     assert found["source"].startswith("libtpu")
     assert found["fits"]
     memory = found["memory"]
-    # Small arrays fill tiles of 8 x 128 badly; large ones need 1.4 times the estimate.
-    assert 1 < (memory["need"] - memory["program"]) / memory["estimate"] < 4
+    assert 0.5 < (memory["need"] - memory["program"]) / memory["estimate"] < 2
     sends = {c["kind"]: c["bytes"] for c in found["collectives"]}
     assert sends["all-gather"] > 0
     assert sends.keys() & {"reduce-scatter", "all-reduce"}
