@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from facejax import command_line, config, state
+from facejax.data.records import Field
 from facejax.planning import inputs
 from facejax.step import train_step
 
@@ -43,6 +44,9 @@ def test_resolves_to_values_that_resolve_to_the_same_run(path):
 def test_step_traces(path):
     run = config.resolve(command_line.load_file(str(path)))
     known = inputs.without_data(run, TOLD)
+    known.fields["feature"] = Field(
+        (128,), "float32"
+    )  # of the encoder whose vectors a config reads
     run = inputs.with_steps(run, known)
     program, frozen = inputs.program(run, known)
     before = state.shapes(program)
