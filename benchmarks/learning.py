@@ -25,6 +25,7 @@ from facejax import cli, command_line, config, state
 from facejax.contracts import Features, Student
 from facejax.data.mixture import open_sources
 from facejax.data.sources import synthetic
+from facejax.errors import UserError
 from facejax.evaluators._metrics import unit
 from facejax.metrics import load_eval, read_jsonl
 from facejax.session import prepare, spec_of
@@ -163,19 +164,30 @@ def fields_of(run: config.Run) -> set[str]:
     return found
 
 
-def lacking(run: config.Run) -> set[str]:
-    """The labels that a run wants and procedural faces do not have."""
+def planned(run: config.Run) -> state.Program:
+    """What the step of a run is made of; nothing is compiled."""
+    mixture = open_sources(run.data.sources)
+    return state.plan(run, spec_of(run, mixture.classes, mixture.attributes))
+
+
+def unfit(objective: dict[str, Any]) -> str:
+    """Why procedural faces cannot train an objective section, or ""."""
+    try:
+        run = config.resolve(setting(objective))
+        program = planned(run)
+    except UserError as error:
+        return str(error)
     offered = synthetic.open(synthetic.Config(clip=CLIP)).fields
-    return fields_of(run) - offered.keys()
+    wanted = [f"no '{name}'" for name in program.fields() if name not in offered]
+    wanted += [f"no encoder {path}" for path in state.frozen_paths(run, program.spec)]
+    return ", ".join(wanted)
 
 
 def embeds(run: config.Run) -> bool:
     """Whether an objective trains the pooled embedding itself, not only what it is pooled from."""
-    mixture = open_sources(run.data.sources)
-    program = state.plan(run, spec_of(run, mixture.classes, mixture.attributes))
     return any(
         isinstance(p.weights, Student) and "pooled" in p.outputs
-        for named in program.passes.values()
+        for named in planned(run).passes.values()
         for p in named.values()
     )
 

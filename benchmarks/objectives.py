@@ -35,13 +35,11 @@ import jax
 from ml_collections import ConfigDict
 
 from benchmarks.environment import environment
-from benchmarks.learning import BASELINES, effective_rank, fields_of
-from facejax import cli, command_line, config, state
-from facejax.data.mixture import open_sources
+from benchmarks.learning import BASELINES, effective_rank, fields_of, planned
+from facejax import cli, command_line, config
 from facejax.errors import UserError
 from facejax.flops import flops_per_image
 from facejax.metrics import load_eval, read_jsonl
-from facejax.session import spec_of
 
 ROOT = Path(__file__).parents[1]
 TAIL = "_vit_faces"
@@ -203,10 +201,8 @@ METRICS = ("lfw/accuracy", "attributes/balanced_accuracy", "knn/knn@1")
 def row_of(workdir: Path, name: str, seed: int, values: dict[str, Any]) -> dict[str, Any]:
     """What a finished run found, for results.json."""
     run = config.resolve(values)
-    mixture = open_sources(run.data.sources)
-    program = state.plan(run, spec_of(run, mixture.classes, mixture.attributes))
     numbers = _numbers(workdir, run.steps)
-    flops = flops_per_image(program)
+    flops = flops_per_image(planned(run))
     return {
         "name": name,
         "seed": seed,

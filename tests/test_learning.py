@@ -107,7 +107,6 @@ def test_shuffled_run_is_the_same_run_with_other_losses():
 def test_settings_differ_in_their_objective_alone():
     runs = {name: config.resolve(learning.setting(section(name))) for name in CONFIGS}
     assert {"mae", "simclr"} <= runs.keys()
-    assert not learning.lacking(runs["simclr"])
     for name, run in runs.items():
         assert run.objectives, name
         assert run.towers == runs["simclr"].towers
@@ -115,6 +114,10 @@ def test_settings_differ_in_their_objective_alone():
         assert run.evals == runs["simclr"].evals
     assert [name for name, run in runs.items() if run.data.group > 1] == ["isr"]
     assert "simclr" in bases()
+    assert not learning.unfit(section("simclr"))
+    other = {"simclr": {"modifiers": {"gate": {}}}, "distil": {"path": "teacher"}}
+    assert "teacher" in learning.unfit(other)
+    assert learning.unfit({"distil": {"cached": "feature"}}) == "no 'feature'"
     assert learning.embeds(runs["simclr"])
     assert not learning.embeds(runs["mae"])
     assert learning.embeds(runs["mae_simclr"])
@@ -165,9 +168,9 @@ def assert_learns(found: dict, control: dict, embeds: bool = True) -> None:
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", CONFIGS)
 def test_objective_learns(name):
+    if why := learning.unfit(section(name)):
+        pytest.skip(why)
     run = config.resolve(learning.setting(section(name)))
-    if missing := learning.lacking(run):
-        pytest.skip(f"procedural faces have no {', '.join(sorted(missing))}")
     assert_learns(learned(name), learned(name, shuffle=True), learning.embeds(run))
 
 
@@ -177,6 +180,6 @@ def test_objective_learns(name):
 def test_modified_objective_learns(base, modifier):
     """The control is the base's own, so that each pair costs one run."""
     modified = learning.with_modifier(section(base), modifier)
-    if missing := learning.lacking(config.resolve(learning.setting(modified))):
-        pytest.skip(f"procedural faces have no {', '.join(sorted(missing))}")
+    if why := learning.unfit(modified):
+        pytest.skip(why)
     assert_learns(learned(base, modifier), learned(base, shuffle=True))
