@@ -302,11 +302,16 @@ def test_progress_in_a_log_file_is_one_line_per_update():
 
 def test_progress_in_a_terminal_rewrites_its_line():
     leader, follower = pty.openpty()
-    with os.fdopen(follower, "w") as terminal, Progress(100, stream=terminal) as progress:
-        progress.update(50, {"loss": 0.25})
-        progress.update(60, {"loss": 0.125})
-        progress._live.refresh()
-    shown = os.read(leader, 65536).decode()
+    with os.fdopen(follower, "w") as terminal:
+        with Progress(100, stream=terminal) as progress:
+            progress.update(50, {"loss": 0.25})
+            progress.update(60, {"loss": 0.125})
+            progress._live.refresh()
+        terminal.write("the end")
+        terminal.flush()
+        shown = ""
+        while "the end" not in shown:  # one read takes what has passed through by then, no more
+            shown += os.read(leader, 65536).decode()
     os.close(leader)
     assert "60/100" in shown
     assert "loss 0.1250" in shown
