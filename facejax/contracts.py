@@ -298,14 +298,19 @@ class Sparse:
     Attributes:
         value: f32[C, D], at the start.
         momentum: coefficient of the velocity.
-        weight_decay: added to the gradient of the touched rows.
+        weight_decay: times the touched rows, added to their gradient.
         lr: multiple of the run's learning rate.
+        groups: logical groups of successive rows, whose number C is a multiple of; with more than
+            one, rows are drawn by `ops.groups.sample` and never leave the device of their group.
+        velocity: dtype of the velocity at rest; sums are fp32.
     """
 
     value: jax.Array | None
     momentum: float = 0.9
     weight_decay: float = 0.0
     lr: float = 1.0
+    groups: int = 1
+    velocity: Literal["float32", "bfloat16"] = "float32"
 
 
 @dataclass(frozen=True)

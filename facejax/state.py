@@ -244,7 +244,11 @@ def _initial(run: Run, spec: Spec, forwards, key: jax.Array):
             {label: {n: v.state for n, v in named.items()} for label, named in modifiers.items()}
         ),
         "sparse": sparse,
-        "velocity": jax.tree.map(jnp.zeros_like, sparse),
+        "velocity": {
+            label: {n: jnp.zeros_like(s.value, s.velocity) for n, s in v.sparse.items()}
+            for label, v in objectives.items()
+            if v.sparse
+        },
     }
     return params, stats, objective, objectives
 
