@@ -11,13 +11,7 @@ authors' code: classes are sampled in each of a fixed number of logical groups, 
 there are, the classes of a batch are never dropped, and rows that were not sampled see neither
 momentum nor decay.
 
-Memory of a device, with n of the rows of centres and S of them sampled, D wide, B images in the
-global batch, v bytes an element of the velocity (4, or 2 with bfloat16):
-
-    (4 + v) n D     centres and velocity
-    8 S D           the sampled centres and their gradient; where all are sampled, 4 n D
-    3 chunk         cosines, logits and their gradient: each min(4 B S, 256 MiB)
-    16 B D          all embeddings and their gradient
+What it needs of a device's memory is `bytes_per_device`.
 
 B images, C classes, D width.
 """
@@ -143,6 +137,26 @@ def flops(cfg: Head, spec: Spec) -> float:
     """Forward FLOPs per image: the cosines to all centres of a step."""
     sizes = groups.sizes(spec.classes[cfg.label], cfg.groups, cfg.sample_rate, spec.global_batch)
     return 2 * spec.towers["encoder"].embed * cfg.groups * sizes[1]
+
+
+def bytes_per_device(cfg: Head, spec: Spec, devices: int) -> int:
+    """Memory that the head needs on each device while a step is under way.
+
+    With n of the rows of centres on a device and S of them sampled, D wide, B images in the global
+    batch and v bytes an element of the velocity (4, or 2 with bfloat16), it is
+
+        (4 + v) n D                 centres and velocity
+        8 S D, or 4 n D for all     the sampled centres and their gradient
+        3 min(4 B S, chunk)         cosines, logits and their gradient
+        16 B D                      all embeddings, and their gradient
+    """
+    D, B = spec.towers["encoder"].embed, spec.global_batch
+    n, S = groups.sizes(spec.classes[cfg.label], cfg.groups, cfg.sample_rate, B)
+    share = cfg.groups // devices
+    velocity = jnp.dtype(cfg.velocity).itemsize
+    sampled = 4 * n * D if n == S else 8 * S * D
+    logits = 3 * min(4 * B * share * S, classes.CHUNK)
+    return share * ((4 + velocity) * n * D + sampled) + logits + 16 * B * D
 
 
 def _labels(cfg: Head, batch: Mapping[str, jax.Array]) -> jax.Array:
