@@ -65,7 +65,7 @@ def test_meshes_agree_on_the_main_job(tmp_path):
         many = leaves(Checkpoints(workdir).read(3))
         assert many.keys() == one.keys()
         for path in one:
-            # fp32 sums in another order: an entry of a momentum is 0.6, and 1e-5 of that is rounding.
+            # Sums in another order: 1e-5 of a momentum of 0.6 is rounding.
             np.testing.assert_allclose(many[path], one[path], atol=1e-5, rtol=1e-5, err_msg=path)
 
 
