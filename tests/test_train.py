@@ -65,7 +65,8 @@ def test_meshes_agree_on_the_main_job(tmp_path):
         many = leaves(Checkpoints(workdir).read(3))
         assert many.keys() == one.keys()
         for path in one:
-            np.testing.assert_allclose(many[path], one[path], atol=1e-5, err_msg=path)
+            # Sums in another order: 1e-5 of a momentum of 0.6 is rounding.
+            np.testing.assert_allclose(many[path], one[path], atol=1e-5, rtol=1e-5, err_msg=path)
 
 
 @pytest.mark.slow
