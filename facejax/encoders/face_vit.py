@@ -145,7 +145,7 @@ def init(cfg: Config, rng: jax.Array, spec: TowerSpec) -> tuple[Params, Params]:
     params = {
         "patch_embed": module("patch_embed", dense(width), patches)["params"],
         "pos_embed": normal(key("pos_embed"), (rows * columns, width)),
-        "norm": module("norm", _norm(), tokens)["params"],
+        "norm": module("norm", _norm(cfg), tokens)["params"],
         "neck": neck["params"],
     }
     params |= {n: module(n, _block(cfg), tokens)["params"] for n in map(block_name, range(depth))}
@@ -208,7 +208,7 @@ def apply(
     x, layers = _tokens.run_blocks(
         _block(cfg), params, depth, x, scales, "layers" in outputs, cfg.remat, cfg.scan
     )
-    tokens = _norm().apply({"params": params["norm"]}, x)
+    tokens = _norm(cfg).apply({"params": params["norm"]}, x)
     whole = tokens
     if left is not None and left.keep is not None:
         holes = params["holes"]["embedding"][0] if cfg.drop_tokens else jnp.zeros(x.shape[-1])
@@ -268,8 +268,9 @@ def _block(cfg: Config) -> Block:
     )
 
 
-def _norm() -> nn.LayerNorm:
-    return nn.LayerNorm(NORM_EPS, use_fast_variance=False, dtype=jnp.float32)
+def _norm(cfg: Config) -> nn.LayerNorm:
+    wide = jnp.promote_types(cfg.dtype, jnp.float32)
+    return nn.LayerNorm(NORM_EPS, use_fast_variance=False, dtype=wide)
 
 
 class _Neck(nn.Module):
