@@ -13,7 +13,8 @@ have no PReLU. A bottleneck is conv 1x1, depthwise 3x3, conv 1x1. With more than
 Everything starts Kaiming-normal (fan-out). The head is float32, as there.
 
 Parameters: stem/{conv, norm, prelu}, stem_grouped or stem_00, ..., down1/{expand, depthwise,
-project}/{conv, norm, prelu}, stage1_00, ..., separate, gdc/{conv, norm}, fc, features.
+project}/{conv, norm, prelu}, stage1_00, ..., separate, gdc/{grouped, norm}, fc, features, where
+grouped convolutions are `grouped` instead of `conv`.
 """
 
 from dataclasses import dataclass
@@ -188,7 +189,8 @@ class _ConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         options = {"stride": self.stride, "groups": self.groups, "padding": self.padding}
-        x = conv(self.width, self.kernel, _KAIMING, name="conv", dtype=self.dtype, **options)(x)
+        name = "conv" if self.groups == 1 else "grouped"  # has a placement rule of its own
+        x = conv(self.width, self.kernel, _KAIMING, name=name, dtype=self.dtype, **options)(x)
         x = RunningBatchNorm(name="norm")(x, train)
         return PReLU(name="prelu")(x) if self.active else x
 
