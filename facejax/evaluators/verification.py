@@ -5,9 +5,10 @@ each fold the first threshold in {0, .01, ..., 3.99} on the squared distance of 
 the highest accuracy on the *other* folds decides the fold. Scores are cosines (1 - distance / 2),
 which order pairs as that distance does; a pair is accepted above the threshold.
 
-The pairs come from a file, or are drawn from who is on the pictures (`_drawn_pairs.py`). A pair
-with a picture that can't be decoded, or whose embedding is not finite, is left out of every number
-and counted in `failed`. A picture that isn't there at all is an error, raised by `prepare`.
+The pairs come from a file, from a `.bin` of insightface, or are drawn from who is on the pictures
+(`_drawn_pairs.py`). A pair with a picture that can't be decoded, or whose embedding is not finite,
+is left out of every number and counted in `failed`. A picture that isn't there at all is an error,
+raised by `prepare`.
 
 Metrics: `accuracy` and `accuracy_std` (mean and population deviation over folds), `accuracy_low`
 and `accuracy_high` (95 %, bootstrap over people), `auc`, `eer`, `tar@far=F` for each F,
@@ -23,8 +24,10 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from facejax.data.bins import SUFFIX
 from facejax.errors import UserError
 from facejax.evaluators import Embed, Result, _bootstrap, _metrics, _options
+from facejax.evaluators._bin_pairs import bin_pairs
 from facejax.evaluators._drawn_pairs import draw_pairs
 from facejax.evaluators._embed import Flip, embed_pictures, map_rows
 from facejax.evaluators._pairs import read_pairs
@@ -40,7 +43,8 @@ class Config:
     """What is compared, and how.
 
     Attributes:
-        path: folder or zip of the pictures, in a folder per person if `pairs` are drawn.
+        path: folder or zip of the pictures, in a folder per person if `pairs` are drawn; or a
+            `.bin` of insightface, which holds pictures and pairs.
         pairs: pairs file (see `_pairs.read_pairs`), or how many pairs to draw; "auto" takes each
             picture about once per kind, up to 6,000 pairs.
         source: the pictures instead of `path`, like an entry of `config.data.sources`.
@@ -119,9 +123,9 @@ def prepare(cfg: Config, size: int) -> Data:
     _options.choice("tar", cfg.tar, ("exact", "insightface"))
     _options.shares("crop", cfg.crop)
     _options.shares("far", *cfg.far)
-    drawn = cfg.pairs == "auto" or isinstance(cfg.pairs, int)
-    pictures = open_pictures(cfg.path, cfg.source, cfg.crop, identity="parent" if drawn else "none")
-    people, pairs, same, fold = (_draw if drawn else _read)(cfg, pictures)
+    pictures, people, pairs, same, fold = (
+        _of_bin(cfg) if cfg.path.endswith(SUFFIX) else _of_pictures(cfg)
+    )
     if (fold is None) == (cfg.protocol == "lfw10"):
         what, remedy = (
             ("have no folds", "use protocol='best', or a View 2 file")
@@ -134,6 +138,20 @@ def prepare(cfg: Config, size: int) -> Data:
     rows, first, positions = np.unique(pairs, return_index=True, return_inverse=True)
     fold = np.zeros(len(pairs), np.int64) if fold is None else fold
     return Data(size, pictures, rows, people.ravel()[first], positions.reshape(-1, 2), same, fold)
+
+
+def _of_bin(cfg: Config) -> tuple:
+    if cfg.pairs != "auto" or cfg.source is not None:
+        key = "source" if cfg.source is not None else "pairs"
+        raise UserError(key, f"{cfg.path} has its own pictures and pairs", f"leave {key} out")
+    *found, fold = bin_pairs(cfg.path, cfg.crop)
+    return *found, None if cfg.protocol == "best" else fold
+
+
+def _of_pictures(cfg: Config) -> tuple:
+    drawn = cfg.pairs == "auto" or isinstance(cfg.pairs, int)
+    pictures = open_pictures(cfg.path, cfg.source, cfg.crop, identity="parent" if drawn else "none")
+    return pictures, *(_draw if drawn else _read)(cfg, pictures)
 
 
 def _draw(cfg: Config, pictures: Pictures) -> tuple:
