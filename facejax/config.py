@@ -15,6 +15,7 @@ from typing import Any, Literal
 from ml_collections import ConfigDict
 
 from facejax import plugins
+from facejax.data.sampling import Sampler
 from facejax.errors import UserError, nearest
 from facejax.schedule import Schedule
 from facejax.typed import build, coerce
@@ -89,9 +90,12 @@ class Data:
         sources: dicts with `name` and the source's own keys; see `facejax/data/sources/`.
         size: side in pixels of the images that reach the device.
         mean, std: per RGB channel, of images in [0, 1]; every view is normalised with them.
-        sampler: "shuffle" (a new order each epoch) or "sequential".
+        sampler: "shuffle" (a new order each epoch), "sequential", or a dict that draws rows by who
+            is on them, see below.
         group: that many consecutive records of a source stay together in the shuffle, such as the
             frames of a clip; it divides the batch. Records past the last whole group are left out.
+        blocklist: text file of records that are drawn no more, a line `LABEL,INDEX` or a name each;
+            it may change when a run is resumed, and other rows stay as they were.
         workers: threads that read and decode.
         cache: "none", or "decoded" to keep decoded images in host memory.
     """
@@ -100,8 +104,9 @@ class Data:
     size: int = 224
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    sampler: Literal["shuffle", "sequential"] = "shuffle"
+    sampler: Literal["shuffle", "sequential"] | Sampler = "shuffle"
     group: int = 1
+    blocklist: str | None = None
     workers: int = 2
     cache: Literal["none", "decoded"] = "none"
 
@@ -337,6 +342,10 @@ def _check(run: Run) -> None:
             f"groups of {run.data.group} do not fill a batch of {run.global_batch}",
             "give a divisor",
         )
+    if isinstance(run.data.sampler, Sampler):
+        run.data.sampler.check(run.global_batch, "config.data.sampler")
+        if run.data.group > 1:
+            raise UserError("config.data.group", "the sampler makes the groups", "leave it out")
     if (run.optimizer.lr is None) == (run.optimizer.base_lr is None):
         raise UserError(
             "config.optimizer.lr", "exactly one of lr and base_lr is wanted", "set one of them"

@@ -17,7 +17,9 @@ import facejax
 from facejax import checkpoint, config, evaluate, mesh, model, state
 from facejax.config import Run
 from facejax.contracts import Params, Spec, TowerSpec
+from facejax.data.blocklist import read_blocklist
 from facejax.data.mixture import Mixture, open_sources
+from facejax.data.order import NONE, Order, make_order
 from facejax.errors import UserError
 from facejax.optim import flatten
 
@@ -27,7 +29,7 @@ MAY_CHANGE = {
     *("max_nonfinite", "hang_seconds", "mesh", "checkpoint", "eval", "profile", "report"),
     *("export", "init_from"),
 }
-DATA_MAY_CHANGE = {"workers", "cache"}
+DATA_MAY_CHANGE = {"workers", "cache", "blocklist"}
 PLUGIN_MAY_CHANGE = {"remat", "scan", "attention"}  # how it is computed, not what
 
 
@@ -38,6 +40,7 @@ class Session:
     run: Run
     workdir: Path
     mixture: Mixture
+    order: Order
     evaluations: list[evaluate.Evaluation]
     program: state.Program
     frozen: Params
@@ -68,10 +71,12 @@ def prepare(run: Run, workdir: Path) -> Session:
     program = state.plan(run, spec, encoders)
     mixture.select(program.fields())  # a field that no source gives is found here
     state.placement(program, devices)  # a rule that does not fit is found here
+    blocked = read_blocklist(run.data.blocklist, mixture) if run.data.blocklist else NONE
     return Session(
         run=run,
         workdir=workdir,
         mixture=mixture,
+        order=make_order(mixture, run.seed, run.data.sampler, run.data.group, blocked),
         evaluations=evaluations,
         program=program,
         frozen=jax.device_put(

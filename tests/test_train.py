@@ -89,6 +89,30 @@ def test_resume_on_another_mesh_and_architecture(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_blocklist_joins_a_run_by_identity_that_goes_on(tmp_path):
+    options = ("--config.data.sampler={'type': 'pk', 'people': 4, 'images': 4}",)
+    options += ("--config.checkpoint.every_steps=2",)
+    train(tmp_path / "whole", "--config.steps=5", *options)
+    train(tmp_path / "run", "--config.steps=2", *options)
+    before = [row["ids"] for row in ids(tmp_path / "whole")]
+    for batch in before:
+        people = np.array([index % 20 for _, index in batch]).reshape(4, 4)  # as `synthetic` counts
+        assert (people == people[:, :1]).all()
+    blocked = before[3][5]
+    (tmp_path / "blocked.txt").write_text(f"{blocked[0]},{blocked[1]}\n")
+    options += (f"--config.data.blocklist={tmp_path / 'blocked.txt'}",)
+    train(tmp_path / "run", "--config.steps=5", *options)
+    after = [row["ids"] for row in ids(tmp_path / "run")]
+    assert after[:2] == before[:2]
+    changed = [row for a, b in zip(before[2:], after[2:]) for row, new in zip(a, b) if row != new]
+    assert set(map(tuple, changed)) == {tuple(blocked)}
+    (tmp_path / "blocked.txt").write_text("synthetic,100\n")
+    output = train(tmp_path / "run", "--config.steps=6", *options, status=2)
+    assert output.count("\n") == 1
+    assert "blocked.txt:1: 'synthetic' has no record 100, only 100 of them" in output
+
+
+@pytest.mark.slow
 def test_too_many_broken_images_stop_the_run(tmp_path):
     faces = tmp_path / "faces"
     faces.mkdir()
