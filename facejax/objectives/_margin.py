@@ -210,6 +210,19 @@ def softmax(
         logits: (cosines, {"scale", **aux}) -> the logits of other classes; the default multiplies.
         aux: more arrays [B] that it wants.
     """
+    return softmax_and_peak(cfg, scored, target, scale, ctx, logits, aux)[0]
+
+
+def softmax_and_peak(
+    cfg: Head,
+    scored: Scored,
+    target: jax.Array,
+    scale: jax.Array | float,
+    ctx: Ctx,
+    logits: classes.Logits | None = None,
+    aux: Any = None,
+) -> tuple[Loss, jax.Array]:
+    """What `softmax` returns, and the greatest logit of another class, [B]."""
 
     def others(cosines, aux):
         found = (logits or _multiplied)(cosines, aux)
@@ -229,10 +242,11 @@ def softmax(
         cfg.precision,
     )
     right = scale * scored.cosine >= peak
-    return Loss(
+    found = Loss(
         {"softmax": over(scored, jnp.logaddexp(log, target) - target)},
         metrics={"cosine": over(scored, scored.cosine), "accuracy": over(scored, right)},
     )
+    return found, peak
 
 
 def _multiplied(cosines: jax.Array, aux: Mapping[str, jax.Array]) -> jax.Array:
