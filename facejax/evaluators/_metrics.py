@@ -3,7 +3,7 @@
 Scores are similarities: higher means more alike, and a pair is accepted where score > threshold.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -93,10 +93,20 @@ def tar_at_far(score: np.ndarray, same: np.ndarray, far: float) -> tuple[float, 
     Returns:
         the rate and the threshold (-inf for far = 1).
     """
-    impostors = np.sort(score[~same])[::-1]
-    k = allowed_impostors(len(impostors), far)
-    threshold = impostors[k] if k < len(impostors) else -np.inf
-    return float(np.mean(score[same] > threshold)), float(threshold)
+    rates, thresholds = tar_at_fars(score, same, (far,))
+    return float(rates[0]), float(thresholds[0])
+
+
+def tar_at_fars(
+    score: np.ndarray, same: np.ndarray, far: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """`tar_at_far` at several rates, with one sort: f64[m] rates and f64[m] thresholds."""
+    impostors = np.append(np.sort(score[~same])[::-1], -np.inf)
+    most = len(impostors) - 1
+    thresholds = impostors[[min(allowed_impostors(most, f), most) for f in far]]
+    genuine = np.sort(score[same])
+    accepted = len(genuine) - np.searchsorted(genuine, thresholds, side="right")
+    return accepted / len(genuine), thresholds
 
 
 def tar_at_far_insightface(score: np.ndarray, same: np.ndarray, far: float) -> float:
@@ -127,16 +137,15 @@ def tar_metrics(
         mode: "exact" is `tar_at_far`, "insightface" is `tar_at_far_insightface`.
     """
     found, impostors = {}, int(np.sum(~same))
-    for rate in far:
-        if not allowed_impostors(impostors, rate):
-            continue
+    far = [rate for rate in far if allowed_impostors(impostors, rate)]
+    if mode == "exact":
+        tar = tar_at_fars(score, same, far)[0]
+    else:
+        tar = [tar_at_far_insightface(score, same, rate) for rate in far]
+    for rate, value in zip(far, tar):
         if rate * impostors < FEW_IMPOSTORS:
             found[f"impostors@far={far_name(rate)}"] = float(rate * impostors)
-        found[f"tar@far={far_name(rate)}"] = (
-            tar_at_far(score, same, rate)[0]
-            if mode == "exact"
-            else tar_at_far_insightface(score, same, rate)
-        )
+        found[f"tar@far={far_name(rate)}"] = float(value)
     return found
 
 

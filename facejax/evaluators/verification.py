@@ -5,6 +5,9 @@ each fold the first threshold in {0, .01, ..., 3.99} on the squared distance of 
 the highest accuracy on the *other* folds decides the fold. Scores are cosines (1 - distance / 2),
 which order pairs as that distance does; a pair is accepted above the threshold.
 
+LFW's View 1, for development, is protocol "dev": the threshold is chosen on one file of pairs and
+judged on another.
+
 The pairs come from a file, from a `.bin` of insightface, or are drawn from who is on the pictures
 (`_drawn_pairs.py`). A pair with a picture that can't be decoded, or whose embedding is not finite,
 is left out of every number and counted in `failed`. A picture that isn't there at all is an error,
@@ -304,7 +307,7 @@ def _judge(
 
 def _curves(score: np.ndarray, same: np.ndarray) -> dict[str, dict]:
     far = np.geomspace(1 / np.sum(~same), 1, 200)
-    tar = np.array([_metrics.tar_at_far(score, same, f)[0] for f in far])
+    tar = _metrics.tar_at_fars(score, same, far)[0]
     curves = {"roc": {"x": far, "y": tar, "xlabel": "FAR", "ylabel": "TAR", "logx": True}}
     edges = np.linspace(-1, 1, 81)
     for name, which in (("same", same), ("different", ~same)):
