@@ -23,5 +23,5 @@ def export_run(
     if replace:
         shutil.rmtree(out, ignore_errors=True)
     export.check_out(out)
-    trained = model.load_run(workdir, step)
-    module.write(trained.encoder_config, trained.params, trained.preprocess, out, trained.meta)
+    t = model.load_run(workdir, step)
+    module.write(t.encoder_config, t.params, t.stats, t.preprocess, out, t.meta)
