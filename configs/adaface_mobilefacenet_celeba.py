@@ -19,5 +19,5 @@ from configs import common
 
 def get_config(folder: str = "../shared/data") -> ConfigDict:
     config = common.recogniser(folder)
-    config.objective.adaface = ConfigDict({})
+    config.objective.adaface = ConfigDict({"degrade": (0.2, 0.2, 0.2)})
     return config

@@ -84,6 +84,10 @@ class Aug:
         scale: range of the crop's area, as a share of the image; (1, 1) keeps the whole image.
         ratio: range of the crop's width / height.
         flip: probability of a horizontal flip.
+        cut: range of the area, as a share of the view, outside of which a cut leaves black.
+        cut_p: probability of a cut.
+        shrink: range of the side, as a share of the view's, to which it is made smaller and back.
+        shrink_p: probability of that loss of resolution.
         jitter: strength of brightness, contrast, saturation and hue (each 0 = off).
         jitter_p: probability of the colour jitter.
         gray_p: probability of grayscale.
@@ -98,6 +102,10 @@ class Aug:
     scale: tuple[float, float] = (1.0, 1.0)
     ratio: tuple[float, float] = (1.0, 1.0)
     flip: float = 0.0
+    cut: tuple[float, float] = (0.2, 1.0)
+    cut_p: float = 0.0
+    shrink: tuple[float, float] = (0.2, 1.0)
+    shrink_p: float = 0.0
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     jitter_p: float = 0.8
     gray_p: float = 0.0

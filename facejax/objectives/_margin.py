@@ -45,6 +45,8 @@ class Head:
             inter-class filter of arcface_torch for labels with conflicts.
         precision: of the product of embeddings and centres; lower ones use faster units.
         flip: probability of a horizontal flip.
+        degrade: probabilities of AdaFace's augmentations: all but a box black, a loss of
+            resolution, changed brightness, contrast and saturation. AdaFace takes 0.2 for each.
     """
 
     label: str = "identity"
@@ -57,6 +59,7 @@ class Head:
     noise_filter: float | None = None
     precision: Literal["highest", "high", "default"] = "high"
     flip: float = 0.5
+    degrade: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,17 @@ def fields(cfg: Head) -> tuple[str, ...]:
 
 
 def passes(cfg: Head, spec: Spec) -> dict[str, Pass]:
-    return {"image": Pass(View(aug=Aug(spec.size, flip=cfg.flip, **spec.aug)))}
+    cut, shrink, jitter = cfg.degrade
+    aug = Aug(
+        spec.size,
+        flip=cfg.flip,
+        cut_p=cut,
+        shrink_p=shrink,
+        jitter=(0.5, 0.5, 0.5, 0.0) if jitter else (0.0, 0.0, 0.0, 0.0),
+        jitter_p=jitter,
+        **spec.aug,
+    )
+    return {"image": Pass(View(aug=aug))}
 
 
 def init(cfg: Head, rng: jax.Array, spec: Spec) -> Vars:
