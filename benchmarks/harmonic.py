@@ -28,7 +28,7 @@ from facejax.evaluators._drawn_pairs import draw_pairs  # noqa: E402
 
 CONFIG = "--config=configs/arcface_iresnet_synthetic.py"
 SAMPLER = "--config.data.sampler={'type': 'pk', 'people': 16, 'images': 4}"
-WIDER = ("--config.encoder.widths=(16, 32, 64, 160)", "--config.seed=1")
+WIDER = ("--config.encoder.widths=(8, 32, 64, 160)", "--config.seed=1")
 UNSEEN = synthetic.Config(n=1000, identities=100, first_identity=10_000)
 PAIRS = 4000
 
