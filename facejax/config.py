@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from facejax import plugins
 from facejax.data.sampling import Sampler
 from facejax.errors import UserError, nearest
+from facejax.lora import Adapted, Lora
 from facejax.schedule import Schedule
 from facejax.typed import build, coerce
 
@@ -137,12 +138,12 @@ class Plugin:
 
     Attributes:
         name: the file's name.
-        module: the imported file.
+        module: the imported file, or an encoder's with adapters.
         config: its `Config`.
     """
 
     name: str
-    module: types.ModuleType
+    module: types.ModuleType | Adapted
     config: Any
 
 
@@ -288,9 +289,13 @@ def _tower(run: Run, entry: Mapping[str, Any], where: str) -> Plugin:
     entry = dict(entry)
     if "name" not in entry:
         raise UserError(f"{where}.name", "missing", "set it to an encoder, such as 'vit'")
-    name = str(entry.pop("name"))
+    name, adapters = str(entry.pop("name")), entry.pop("lora", None)
     plugin = Plugin(**_load("encoder", name, entry, where, f"{where}.name"))
-    return _inherit(plugin, entry, dtype=run.dtype, remat=run.remat, size=run.data.size)
+    plugin = _inherit(plugin, entry, dtype=run.dtype, remat=run.remat, size=run.data.size)
+    if adapters is None:
+        return plugin
+    options = build(Lora, _section(adapters, f"{where}.lora"), f"{where}.lora")
+    return dataclasses.replace(plugin, module=Adapted(plugin.module, options))
 
 
 def _inherit(plugin: Plugin, entry: Mapping[str, Any], **values: Any) -> Any:
@@ -379,6 +384,8 @@ def to_dict(run: Run) -> dict[str, Any]:
     plain = {k: _plain(getattr(run, k)) for k in sorted(_PLAIN)}
     for key, tower in run.towers.items():
         plain[key] = {"name": tower.name, **_plain(tower.config)}
+        if isinstance(tower.module, Adapted):
+            plain[key]["lora"] = _plain(tower.module.lora)
     plain["objective"] = {
         label: {
             "type": o.name,

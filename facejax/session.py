@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 import facejax
-from facejax import checkpoint, config, evaluate, mesh, model, state
+from facejax import checkpoint, config, evaluate, lora, mesh, model, state
 from facejax.config import Run
 from facejax.contracts import Params, Spec, TowerSpec
 from facejax.data.blocklist import read_blocklist
@@ -194,8 +194,11 @@ def starting_state(session: Session) -> tuple[state.TrainState, int]:
         source = model.load(session.run.init_from)
         _compatible(session.run, source)
         where = state.placement(program, session.mesh)
+        params = source.params
+        if isinstance(session.run.towers["encoder"].module, lora.Adapted):
+            params = lora.around(fresh.params["encoder"], lora.without(params))
         placed = jax.device_put(
-            (source.params, source.stats), (where.params["encoder"], where.stats["encoder"])
+            (params, source.stats), (where.params["encoder"], where.stats["encoder"])
         )
         fresh = state.with_encoders(program, fresh, {"encoder": placed})
     return fresh, 0
@@ -204,8 +207,9 @@ def starting_state(session: Session) -> tuple[state.TrainState, int]:
 def _compatible(run: Run, source: model.Model) -> None:
     tower = run.towers["encoder"]
     shapes = jax.eval_shape(lambda: tower.module.init(tower.config, jax.random.key(0), TowerSpec()))
-    want = {k: tuple(v.shape) for k, v in flatten(shapes[0]).items()}
-    have = {k: tuple(v.shape) for k, v in flatten(source.params).items()}
+    # Adapters start anew, on an encoder with or without any.
+    want = {k: tuple(v.shape) for k, v in flatten(lora.without(shapes[0])).items()}
+    have = {k: tuple(v.shape) for k, v in flatten(lora.without(source.params)).items()}
     different = sorted(k for k in {*want, *have} if want.get(k) != have.get(k))
     if different:
         raise UserError(
