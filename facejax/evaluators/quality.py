@@ -7,7 +7,7 @@ quality makes the curve fall. Quality is the embedding's length before it is nor
 MagFace and AdaFace train for; a quality drawn at random is shown beside it.
 
 Metrics: `fnmr` (nothing left out), `fnmr@reject=R` for each R, `area` (the mean of the curve up to
-the largest R, over `fnmr`; 1 is useless, 0 perfect, left out where nothing is missed), `area_chance`
+the largest R, over `fnmr`: 1 is useless, 0 perfect; not where nothing is missed), `area_chance`
 (the same of a random order), `threshold`, `n` pairs, `failed` ones (with a picture that can't be
 decoded or has no finite embedding).
 """
