@@ -4,9 +4,9 @@
 
 FRUITS (Zhu et al. 2021, arXiv:2103.04098) allows 100, 500 or 1,000 ms for one image on one core.
 Measured here are alignment by five points and the embedding (with `--flip` also of the mirror
-image), batch 1, after 50 runs to warm up; images are decoded beforehand, and detection is left out:
-facejax has no detector, and the points are those of procedural faces. Prints the median and the 95th
-percentile and writes `fruits.json` into DIR.
+image), batch 1, after 50 runs to warm up; images are decoded beforehand, and detection is left
+out: facejax has no detector, and the points are those of procedural faces. Prints the median and
+the 95th percentile and writes `fruits.json` into DIR.
 """
 
 import argparse
