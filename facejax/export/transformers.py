@@ -1,0 +1,174 @@
+"""The format `transformers`: `transformers.AutoModel.from_pretrained("<out>")` opens it.
+
+An encoder `vit` with a class token becomes a `ViTModel`; with LayerScale or registers, a
+`Dinov2Model` or a `Dinov2WithRegistersModel`. Its embedding there is
+
+    pool="class"    `pooler_output` of ViTModel (its pooler is our neck, or the identity), and
+                    `last_hidden_state[:, 0]` of the others, which have no place for a neck
+    pool="mean"     the mean of `last_hidden_state` after the class token and the registers
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from facejax import export
+from facejax.contracts import Params
+from facejax.encoders import vit
+from facejax.errors import UserError
+from facejax.export import _encoder, names
+from facejax.export.names import vit as vit_names
+
+
+def write(
+    cfg: vit.Config,
+    params: Params,
+    stats: Params,
+    preprocess: Mapping[str, Any],
+    out: Path,
+    meta: Mapping[str, Any],
+) -> None:
+    """Writes an encoder for transformers, and compares the two where transformers is installed.
+
+    Raises:
+        UserError: `out` is not empty, or transformers has no such encoder.
+        RuntimeError: transformers computes something else from what was written.
+    """
+    _check(cfg)
+    export.check_preprocess(preprocess, str(out))
+    params = _encoder.exported(params)
+    with export.new_folder(out) as draft:
+        tensors = names.export_tensors(table(cfg), params)
+        save_file(tensors, draft / "model.safetensors", metadata={"format": "pt"})
+        export.write_json(draft / "config.json", hub_config(cfg))
+        export.write_json(draft / "preprocessor_config.json", processor_config(preprocess))
+        embed = _encoder.embedder(cfg, params, stats)
+        result = parity(draft, cfg, embed, preprocess)
+        usage = (
+            "import transformers\n"
+            f'model = transformers.AutoModel.from_pretrained("{out.name}")\n'
+            f"embeddings = model(pixel_values=images).{_said(cfg)}"
+        )
+        export.finish(draft, cfg, embed, preprocess, meta, usage, result)
+
+
+def read(path: Path) -> tuple[vit.Config, Params, Params, dict[str, Any]]:
+    """Opens an export, without transformers, and checks its fingerprint.
+
+    Raises:
+        UserError: a file is missing or broken, or the files don't belong together.
+    """
+    return _encoder.read_foreign(path, table)
+
+
+def table(cfg: vit.Config) -> list[names.Entry]:
+    """The table of names of the model that this encoder becomes."""
+    return (vit_names.transformers if _plain(cfg) else vit_names.dinov2)(cfg)
+
+
+def hub_config(cfg: vit.Config) -> dict[str, Any]:
+    """config.json as transformers writes it, with our own config beside it."""
+    width, depth, heads, mlp_ratio = cfg.dims
+    shared = {
+        "hidden_size": width,
+        "num_hidden_layers": depth,
+        "num_attention_heads": heads,
+        "hidden_act": "gelu",
+        "layer_norm_eps": vit.NORM_EPS,
+        "image_size": cfg.size,
+        "patch_size": cfg.patch,
+        "num_channels": 3,
+        "qkv_bias": cfg.qkv_bias,
+        "facejax": _encoder.described("transformers", cfg),
+    }
+    if _plain(cfg):
+        return {
+            "model_type": "vit",
+            "architectures": ["ViTModel"],
+            "intermediate_size": int(width * mlp_ratio),
+            "pooler_act": "linear",
+            "pooler_output_size": cfg.embed or width,
+            **shared,
+        }
+    with_registers = {"num_register_tokens": cfg.registers} if cfg.registers else {}
+    return {
+        "model_type": "dinov2_with_registers" if cfg.registers else "dinov2",
+        "architectures": ["Dinov2WithRegistersModel" if cfg.registers else "Dinov2Model"],
+        "mlp_ratio": int(mlp_ratio),
+        "layerscale_value": 1.0,
+        "use_swiglu_ffn": False,
+        **with_registers,
+        **shared,
+    }
+
+
+def processor_config(preprocess: Mapping[str, Any]) -> dict[str, Any]:
+    """preprocessor_config.json: resize, divide by 255, normalise."""
+    side = preprocess["size"]
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": side, "width": side},
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocess["mean"]),
+        "image_std": list(preprocess["std"]),
+    }
+
+
+def parity(
+    path: Path, cfg: vit.Config, embed: export.Embed, preprocess: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Compares what we and transformers make of the fixed images; see `export.verdict`."""
+    try:
+        import torch
+        import transformers
+    except (ImportError, RuntimeError) as error:
+        return export.not_checked(error, "install torch and transformers and export again")
+    pixels = export.normalise(export.fixed_images(preprocess["size"], 8), preprocess)
+    model = transformers.AutoModel.from_pretrained(path).eval()
+    with torch.no_grad():
+        images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
+        theirs = _pooled(cfg)(model(pixel_values=images)).numpy()
+    return export.verdict(embed(pixels), theirs, ("transformers", "torch", "jax"), "transformers")
+
+
+def _plain(cfg: vit.Config) -> bool:
+    return cfg.layer_scale is None and not cfg.registers
+
+
+def _pooled(cfg: vit.Config) -> Callable[[Any], Any]:
+    if cfg.pool == "mean":
+        return lambda found: found.last_hidden_state[:, cfg.prefix :].mean(1)
+    if _plain(cfg):
+        return lambda found: found.pooler_output
+    return lambda found: found.last_hidden_state[:, 0]
+
+
+def _said(cfg: vit.Config) -> str:
+    if cfg.pool == "mean":
+        return f"last_hidden_state[:, {cfg.prefix}:].mean(1)"
+    return "pooler_output" if _plain(cfg) else "last_hidden_state[:, 0]"
+
+
+def _check(cfg: Any) -> None:
+    if not isinstance(cfg, vit.Config):
+        raise UserError(
+            "--format", "transformers is for the encoder 'vit'", "choose another format"
+        )
+    wrong = {
+        "no class token": not cfg.has_class_token,
+        "attention pooling": cfg.pool == "attention",
+        "a neck behind the mean": cfg.pool == "mean" and cfg.neck != "none",
+        "a neck beside LayerScale or registers": cfg.neck != "none" and not _plain(cfg),
+        "MLPs that are no whole multiple of the width": not _plain(cfg)
+        and cfg.dims.mlp_ratio != int(cfg.dims.mlp_ratio),
+    }
+    for what, there in wrong.items():
+        if there:
+            raise UserError("--format", f"transformers has no ViT with {what}", "use --format=timm")
