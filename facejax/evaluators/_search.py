@@ -44,26 +44,32 @@ def ranks(
     gallery: np.ndarray,
     members: np.ndarray,
     mate: np.ndarray,
+    at: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """How many of other subjects come before a probe's mate. Ties count against it.
 
     Args:
         probes, owner, gallery, members: as in `best_mates`.
-        mate: f64[P], the mate's cosine.
+        mate: f64[U], cosines of mates.
+        at: i64[U], probe of each, rising; None: mate u is probe u's.
 
     Returns:
-        i64[P], the number of gallery entries of other subjects that score `mate` or higher;
-        i64[P], the number of the first of them, len(gallery) without;
-        f64[P], the highest cosine with any entry of another subject.
+        i64[U], the number of gallery entries of other subjects that score `mate` or higher;
+        i64[U], the number of the first of them, len(gallery) without;
+        f64[P], the highest cosine of each probe with any entry of another subject.
     """
-    before, first = np.zeros(len(probes), np.int64), np.full(len(probes), len(gallery))
+    at = np.arange(len(probes)) if at is None else at
+    before, first = np.zeros(len(at), np.int64), np.full(len(at), len(gallery))
     highest = np.full(len(probes), -np.inf)
     for rows, columns, cosine in blocks(probes, gallery):
         other = owner[rows][:, None] != members[columns][None]
         cosine = np.where(other, cosine, -np.inf)
-        beats = other & (cosine >= mate[rows][:, None])
-        before[rows] += beats.sum(axis=1)
-        here = np.where(beats.any(axis=1), beats.argmax(axis=1) + columns.start, len(gallery))
-        first[rows] = np.minimum(first[rows], here)
         highest[rows] = np.maximum(highest[rows], cosine.max(axis=1))
+        low, high = np.searchsorted(at, (rows.start, rows.stop))
+        for units in np.array_split(np.arange(low, high), -(-(high - low) // BLOCK) or 1):
+            beats = cosine[at[units] - rows.start] >= mate[units][:, None]
+            beats &= other[at[units] - rows.start]
+            before[units] += beats.sum(axis=1)
+            here = np.where(beats.any(axis=1), beats.argmax(axis=1) + columns.start, len(gallery))
+            first[units] = np.minimum(first[units], here)
     return before, first, highest
