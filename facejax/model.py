@@ -222,13 +222,13 @@ def load(directory: str | Path, step: int | None = None) -> Model:
 def _load_export(directory: Path) -> Model:
     ours = export.read_json(directory / "config.json").get("facejax", {})
     module = plugins.load("export", str(ours.get("format")), str(directory / "config.json"))
-    encoder_config, params, preprocess = module.read(directory)
+    encoder_config, params, stats, preprocess = module.read(directory)
     name = str(ours.get("encoder", "vit"))
     return Model(
         encoder_name=name,
         module=plugins.load("encoder", name, str(directory / "config.json")),
         encoder_config=encoder_config,
         params=params,
-        stats={},
+        stats=stats,
         preprocess=preprocess,
     )

@@ -226,7 +226,7 @@ class _Net(nn.Module):
                 layers.append(x)
         x = RunningBatchNorm(name="norm")(x, train)
         flat = x.astype(jnp.promote_types(x.dtype, jnp.float32)).transpose(0, 3, 1, 2)
-        y = dense(cfg.embed, kernel_init=_FC, name="fc")(flat.reshape(len(flat), -1))
+        y = dense(cfg.embed, kernel_init=_FC, name="fc")(flat.reshape(flat.shape[0], -1))
         pooled = RunningBatchNorm(affine=False, name="features")(y, train)
         tokens = _positions(x)
         return {
@@ -239,4 +239,4 @@ class _Net(nn.Module):
 
 def _positions(x: jax.Array) -> jax.Array:
     """A map [B, H, W, C] as [B, H * W, C], row by row."""
-    return x.reshape(len(x), -1, x.shape[-1])
+    return x.reshape(x.shape[0], -1, x.shape[-1])

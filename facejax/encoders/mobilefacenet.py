@@ -242,7 +242,7 @@ class _Net(nn.Module):
         gdc = _ConvNorm(cfg.head, x.shape[1], groups=cfg.head, padding=0, active=False, name="gdc")
         y = gdc(x, train)[:, 0, 0]
         y = dense(cfg.embed, use_bias=False, kernel_init=_KAIMING, name="fc")(y)
-        tokens = x.reshape(len(x), -1, cfg.head)
+        tokens = x.reshape(x.shape[0], -1, cfg.head)
         return {
             "pooled": RunningBatchNorm(name="features")(y, train),
             "prefix": tokens[:, :0],

@@ -287,7 +287,7 @@ def _embed(cfg: Config, params: Params, image: jax.Array, mask: Drawn | None) ->
     )
     x = _tokens.embed(params, image, cfg.patch, positions, mask, jnp.dtype(cfg.dtype))
     prefix = [params[name] for name in ("cls_token", "registers") if name in params]
-    prefix = [jnp.broadcast_to(t[None], (len(x), *t.shape)).astype(x.dtype) for t in prefix]
+    prefix = [jnp.broadcast_to(t[None], (x.shape[0], *t.shape)).astype(x.dtype) for t in prefix]
     return jnp.concatenate([*prefix, x], axis=1)
 
 

@@ -8,9 +8,10 @@ which order pairs as that distance does; a pair is accepted above the threshold.
 LFW's View 1, for development, is protocol "dev": the threshold is chosen on one file of pairs and
 judged on another.
 
-The pairs come from a file, or are drawn from who is on the pictures (`_drawn_pairs.py`). A pair
-with a picture that can't be decoded, or whose embedding is not finite, is left out of every number
-and counted in `failed`. A picture that isn't there at all is an error, raised by `prepare`.
+The pairs come from a file, from a `.bin` of insightface, or are drawn from who is on the pictures
+(`_drawn_pairs.py`). A pair with a picture that can't be decoded, or whose embedding is not finite,
+is left out of every number and counted in `failed`. A picture that isn't there at all is an error,
+raised by `prepare`.
 
 Metrics: `accuracy` and `accuracy_std` (mean and population deviation over folds), `accuracy_low`
 and `accuracy_high` (95 %, bootstrap over people), `auc`, `eer`, `tar@far=F` for each F,
@@ -26,8 +27,10 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from facejax.data.bins import SUFFIX
 from facejax.errors import UserError
 from facejax.evaluators import Embed, Result, _bootstrap, _compared, _metrics, _options
+from facejax.evaluators._bin_pairs import bin_pairs
 from facejax.evaluators._embed import Flip, embed_pictures, map_rows
 from facejax.evaluators._pairs import read_pairs
 from facejax.evaluators._pictures import Pictures, open_pictures
@@ -41,7 +44,8 @@ class Config:
     """What is compared, and how.
 
     Attributes:
-        path: folder or zip of the pictures, in a folder per person if `pairs` are drawn.
+        path: folder or zip of the pictures, in a folder per person if `pairs` are drawn; or a
+            `.bin` of insightface, which holds pictures and pairs.
         pairs: pairs file (see `_pairs.read_pairs`), or how many pairs to draw; "auto" takes each
             picture about once per kind, up to 6,000 pairs.
         source: the pictures instead of `path`, like an entry of `config.data.sources`.
@@ -130,11 +134,14 @@ def prepare(cfg: Config, size: int) -> Data:
     if (cfg.protocol == "dev") != bool(cfg.train_pairs):
         what = f"protocol '{cfg.protocol}' with train_pairs '{cfg.train_pairs}'"
         raise UserError("train_pairs", what, "give both protocol='dev' and a file, or neither")
-    identity = "parent" if _compared.are_drawn(cfg.pairs) else "none"
-    pictures = open_pictures(cfg.path, cfg.source, cfg.crop, identity=identity)
-    if cfg.protocol == "dev":
-        return _dev(cfg, pictures, size)
-    c = _compared.compare(pictures, cfg.pairs, cfg.template, cfg.seed)
+    if cfg.path.endswith(SUFFIX):
+        pictures, c = _of_bin(cfg)
+    else:
+        identity = "parent" if _compared.are_drawn(cfg.pairs) else "none"
+        pictures = open_pictures(cfg.path, cfg.source, cfg.crop, identity=identity)
+        if cfg.protocol == "dev":
+            return _dev(cfg, pictures, size)
+        c = _compared.compare(pictures, cfg.pairs, cfg.template, cfg.seed)
     if (c.fold is None) == (cfg.protocol == "lfw10"):
         what, remedy = (
             ("have no folds", "use protocol='best' or 'dev', or a View 2 file")
@@ -162,6 +169,19 @@ def _dev(cfg: Config, pictures: Pictures, size: int) -> Data:
     fold = np.repeat([0, 1], [len(part[2]) for part in parts])
     c = _compared.joined((people, pairs, same, fold), cfg.pairs)
     return Data(size, pictures, c.rows, c.people, c.pairs, c.same, fold, fold == 1)
+
+
+def _of_bin(cfg: Config) -> tuple[Pictures, _compared.Compared]:
+    wrong = {
+        "source": cfg.source is not None,
+        "pairs": cfg.pairs != "auto",
+        "protocol": cfg.protocol == "dev",
+    }
+    for key in (key for key, given in wrong.items() if given):
+        what, remedy = f"{cfg.path} has its own pictures and pairs", f"leave {key} out"
+        raise UserError(key, what, remedy)
+    pictures, *found, fold = bin_pairs(cfg.path, cfg.crop)
+    return pictures, _compared.joined((*found, None if cfg.protocol == "best" else fold), cfg.path)
 
 
 def run(cfg: Config, data: Data, embed: Embed) -> Result:

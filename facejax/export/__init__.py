@@ -2,26 +2,27 @@
 
 A format module `facejax/export/<format>.py` has
 
-    write(cfg, params, preprocess, out, meta)   writes the folder `out`, all of it or nothing
-    read(path) -> (cfg, params, preprocess)     opens it again without the other library
+    write(cfg, params, stats, preprocess, out, meta)   writes the folder `out`, all of it or nothing
+    read(path) -> (cfg, params, stats, preprocess)     opens it again without the other library
 
-where `cfg` and `params` are those of one encoder and
+where `cfg`, `params` and `stats` are those of one encoder and
 
     preprocess   what turns a picture into the input: `size` (side in pixels), `mean` and `std` (per
                  channel, of values in [0, 1]), `color` ("RGB"), `alignment` (the face template and
                  its margin, or "none"), `flip` (what is done with the mirrored image: "none",
-                 "sum"), `embedding` (what is done with the output: "raw", "l2"); more keys are kept
+                 "sum"), `embedding` (what is done with the output: "raw", "unit"); more keys are
+                 kept
     meta         about the run, for the model card: `step`, `config`, `data` (one line of text per
                  source), `metrics` (name -> number), `versions` (package -> version)
 
 Every folder holds the files of `FILES`. This module has what the formats share.
 """
 
+import importlib.metadata
 import json
-import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from facejax.errors import UserError
+from facejax.export import _card
 
 SCHEMA_VERSION = 1
 PREPROCESS_KEYS = ("size", "mean", "std", "color", "alignment", "flip", "embedding")
@@ -39,7 +41,11 @@ FILES = (
     "fingerprint.json",
     "parity.json",
     "README.md",
+    "LICENSE",
 )
+COLOURS, FLIPS, EMBEDDINGS = ("RGB",), ("none", "sum"), ("raw", "unit")
+MAX_REL, MIN_COSINE = 1e-4, 0.99999
+"""How far another library may be from us: standard deviations of the embedding, and cosine."""
 
 Embed = Callable[[np.ndarray], np.ndarray]
 """f32[n, S, S, 3] normalised images to f32[n, D]."""
@@ -94,11 +100,31 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def check_preprocess(preprocess: Mapping[str, Any]) -> None:
-    """Raises ValueError if one of `PREPROCESS_KEYS` is absent: nobody could use such an export."""
+def check_preprocess(preprocess: Mapping[str, Any], where: str) -> None:
+    """Holds a preprocessing to `PREPROCESS_KEYS` and to what they may be.
+
+    Raises:
+        UserError: at `where`: a key is absent, so that nobody could use such an export, or a value
+            cannot be right.
+    """
     absent = [key for key in PREPROCESS_KEYS if key not in preprocess]
     if absent:
-        raise ValueError(f"preprocess lacks {absent}")
+        raise UserError(where, f"lacks {', '.join(absent)}", "export again")
+    legal = {"color": COLOURS, "flip": FLIPS, "embedding": EMBEDDINGS}
+    for key, values in legal.items():
+        if preprocess[key] not in values:
+            what = f"{key} '{preprocess[key]}', not {' or '.join(values)}"
+            raise UserError(where, what, "convert the weights to what facejax uses")
+    if min(preprocess["std"]) <= 0:
+        raise UserError(where, f"std {preprocess['std']} is not positive", "export again")
+
+
+def read_preprocess(path: Path) -> dict[str, Any]:
+    """preprocess.json of an export, checked."""
+    file = path / "preprocess.json"
+    preprocess = read_json(file)
+    check_preprocess(preprocess, str(file))
+    return preprocess
 
 
 def fixed_images(size: int, count: int = 4) -> np.ndarray:
@@ -157,35 +183,48 @@ def agreement(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
     }
 
 
-def model_card(
-    title: str, usage: str, preprocess: Mapping[str, Any], meta: Mapping[str, Any]
-) -> str:
-    """The text of README.md.
+def verdict(
+    ours: np.ndarray, theirs: np.ndarray, packages: Sequence[str], library: str
+) -> dict[str, Any]:
+    """The content of parity.json, from two libraries' embeddings of the same images.
+
+    Raises:
+        RuntimeError: they are further apart than `MAX_REL` and `MIN_COSINE` allow.
+    """
+    found = agreement(ours, theirs)
+    if not (found["max_rel"] <= MAX_REL and found["min_cosine"] >= MIN_COSINE):
+        raise RuntimeError(f"{library} disagrees with the exported weights: {found}")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    return {"status": "ok", **found, "images": len(ours), "versions": versions}
+
+
+def not_checked(error: Exception, remedy: str) -> dict[str, Any]:
+    """The content of parity.json where the other library cannot be imported."""
+    return {"status": "not checked", "reason": str(error).splitlines()[0], "remedy": remedy}
+
+
+def finish(
+    draft: Path,
+    cfg: Any,
+    embed: Embed,
+    preprocess: Mapping[str, Any],
+    meta: Mapping[str, Any],
+    usage: str,
+    parity: Mapping[str, Any],
+) -> None:
+    """Writes the files that don't depend on the format into the folder of an export.
 
     Args:
-        title: of the model.
-        usage: Python lines that load it.
-        preprocess, meta: see the module; what `meta` lacks is said to be unknown.
+        draft: the folder.
+        cfg: of the encoder.
+        embed: its raw embedding.
+        preprocess, meta: see the module.
+        usage: Python lines that load the export.
+        parity: of `verdict` or `not_checked`.
     """
-    metrics = {k: v for k, v in meta.get("metrics", {}).items() if _is_number(v)}
-    parts = {
-        "Use": f"```python\n{usage}\n```",
-        "Input": _list(f"{k}: {v}" for k, v in preprocess.items()),
-        "Training data": _list(meta.get("data", ())) or "unknown",
-        "Training": f"- steps: {meta.get('step', 'unknown')}",
-        "Evaluation": _list(f"{k}: {v:.4g}" for k, v in metrics.items()) or "not evaluated",
-        "Versions": _list(f"{k} {v}" for k, v in meta.get("versions", {}).items()) or "unknown",
-        "Limits": "Measured on nothing but what stands above. Embeddings of faces can identify "
-        "people: get their consent, and test on your own population before relying on them.",
-    }
-    sections = (f"## {name}\n\n{text}\n" for name, text in parts.items())
-    head = f"# {title}\n\nModel card, schema version {SCHEMA_VERSION}. Exported by facejax.\n\n"
-    return head + "\n".join(sections)
-
-
-def _list(items) -> str:
-    return "\n".join(f"- {item}" for item in items)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    check_preprocess(preprocess, str(draft))
+    write_json(draft / "preprocess.json", preprocess)
+    write_json(draft / "fingerprint.json", fingerprint(embed, preprocess))
+    write_json(draft / "parity.json", parity)
+    (draft / "README.md").write_text(_card.text(cfg, usage, preprocess, meta, parity))
+    (draft / "LICENSE").write_text(_card.terms(meta))

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from facejax import export, model, plugins
+from facejax import export, lora, model, plugins
 
 
 def export_run(
@@ -23,5 +23,8 @@ def export_run(
     if replace:
         shutil.rmtree(out, ignore_errors=True)
     export.check_out(out)
-    trained = model.load_run(workdir, step)
-    module.write(trained.encoder_config, trained.params, trained.preprocess, out, trained.meta)
+    t = model.load_run(workdir, step)
+    params = t.params
+    if isinstance(t.module, lora.Adapted):
+        params = lora.merge(t.module.lora, params)
+    module.write(t.encoder_config, params, t.stats, t.preprocess, out, t.meta)

@@ -1,4 +1,4 @@
-"""evaluators/identification.py against its rules spelled out, one picture at a time."""
+"""Identification against its rules spelled out, one probe and one picture at a time."""
 
 from dataclasses import replace
 

@@ -1,6 +1,11 @@
 """What the tests of the exports share."""
 
+import io
+import zipfile
+
+import numpy as np
 import pytest
+from PIL import Image
 
 from facejax.export._timm import import_timm
 
@@ -25,3 +30,16 @@ def preprocess():
         "flip": "none",
         "embedding": "raw",
     }
+
+
+@pytest.fixture(scope="session")
+def faces(real_faces):
+    """(size, count) to real faces u8[count, size, size, 3], of as many people."""
+
+    def read(size, count):
+        with zipfile.ZipFile(real_faces / "lfw128.zip") as archive:
+            named = [n for n in archive.namelist() if n.endswith("_0001.jpg")][:count]
+            pictures = [Image.open(io.BytesIO(archive.read(n))) for n in named]
+        return np.stack([np.asarray(p.resize((size, size))) for p in pictures])
+
+    return read

@@ -24,8 +24,10 @@ def command(monkeypatch, preprocess):
         asked.append((workdir.name, step))
         return SimpleNamespace(
             encoder_name="vit",
+            module=vit,
             encoder_config=cfg,
             params=params,
+            stats={},
             preprocess=preprocess,
             meta={"step": step},
         )
@@ -38,7 +40,7 @@ def test_it_writes_the_export(command, tmp_path, capsys):
     out = tmp_path / "out"
     command.run([f"--workdir={tmp_path / 'r'}", "--step=7", "--format=timm", f"--out={out}"])
     assert command.asked == [("r", 7)]
-    assert "- steps: 7" in (out / "README.md").read_text()
+    assert "- steps: 7\n" in (out / "README.md").read_text()
     assert "model.safetensors" in capsys.readouterr().out
 
 

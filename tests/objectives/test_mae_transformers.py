@@ -10,13 +10,20 @@ from made_up import DRAW, SPEC, Case
 
 from facejax.contracts import Drawn, TowerSpec
 from facejax.encoders import vit
+from facejax.export import names
 from facejax.export._timm import import_timm
+from facejax.export.names.mae import transformers as mae_table
+from facejax.export.names.vit import TRANSFORMERS_IN_MEMORY
 from facejax.objectives import mae
 from facejax.ops.masking import removed_but
 
 pytestmark = pytest.mark.torch
 
 ENCODER = vit.Config(width=32, depth=2, heads=2, mlp_ratio=2.0, patch=4, size=16)
+MAE = mae.Config(decoder_depth=1, decoder_width=16, decoder_heads=2)
+MAE_SPEC = dataclasses.replace(SPEC, towers={"encoder": vit.tower(ENCODER)})
+ENCODER_SHAPES = jax.eval_shape(lambda: vit.init(ENCODER, jax.random.key(0), TowerSpec())[0])
+OWN_SHAPES = jax.eval_shape(lambda: mae.init(MAE, jax.random.key(0), MAE_SPEC).params)
 
 
 @pytest.fixture(scope="module")
@@ -59,76 +66,45 @@ def theirs():
     return torch, model.eval()
 
 
-def converted(model) -> tuple[dict, dict]:
-    """Their weights as parameters of the encoder and of `mae`."""
-    weights = {k: v.detach().numpy() for k, v in model.state_dict().items()}
-
-    def linear(name):
-        return {"kernel": weights[f"{name}.weight"].T, "bias": weights[f"{name}.bias"]}
-
-    def norm(name):
-        return {"scale": weights[f"{name}.weight"], "bias": weights[f"{name}.bias"]}
-
-    def block(name):
-        parts = [linear(f"{name}.attention.{part}_proj") for part in "qkv"]
-        qkv = {k: np.concatenate([p[k] for p in parts], axis=-1) for k in ("kernel", "bias")}
-        return {
-            "norm1": norm(f"{name}.layernorm_before"),
-            "attn": {"qkv": qkv, "proj": linear(f"{name}.attention.o_proj")},
-            "norm2": norm(f"{name}.layernorm_after"),
-            "mlp": {part: linear(f"{name}.mlp.{part}") for part in ("fc1", "fc2")},
-        }
-
-    embed = "vit.embeddings"
-    kernel = weights[f"{embed}.patch_embeddings.projection.weight"].transpose(2, 3, 1, 0)
-    encoder = {
-        "patch_embed": {
-            "kernel": kernel.reshape(48, 32),
-            "bias": weights[f"{embed}.patch_embeddings.projection.bias"],
-        },
-        "cls_token": weights[f"{embed}.cls_token"][0],
-        **{f"blocks_{i:02d}": block(f"vit.layers.{i}") for i in range(2)},
-        "norm": norm("vit.layernorm"),
-    }
-    decoder = {
-        "blocks_00": block("decoder.decoder_layers.0"),
-        "norm": norm("decoder.decoder_norm"),
-        "pred": linear("decoder.decoder_pred"),
-    }
-    own = {
-        "embed": linear("decoder.decoder_embed"),
-        "mask_token": weights["decoder.mask_token"],
-        "decoder": decoder,
-    }
-    return encoder, own
+def converted(tensors) -> tuple[dict, dict]:
+    """Their tensors by name in memory, as parameters of the encoder and of `mae`, or gradients."""
+    tensors = names.renamed(tensors, TRANSFORMERS_IN_MEMORY)
+    shapes = {"encoder": ENCODER_SHAPES, "mae": OWN_SHAPES}
+    params = names.import_tensors(mae_table(ENCODER, 16, 1), tensors, shapes, "ViTMAE")
+    return params["encoder"], params["mae"]
 
 
-def test_prediction_and_loss_are_theirs(theirs):
+def test_prediction_loss_and_gradients_are_theirs(theirs):
     torch, model = theirs
     rng = np.random.default_rng(0)
     image, noise = rng.normal(size=(8, 16, 16, 3)), rng.random((8, 16))
     pixels = torch.from_numpy(image.transpose(0, 3, 1, 2).copy())
-    with torch.no_grad():
-        want = model(pixels, noise=torch.from_numpy(noise))
+    want = model(pixels, noise=torch.from_numpy(noise))
 
-    config = mae.Config(decoder_depth=1, decoder_width=16, decoder_heads=2)
-    spec = dataclasses.replace(SPEC, towers={"encoder": vit.tower(ENCODER)})
-    encoder, own = jax.tree.map(jnp.float32, converted(model))
-    shapes = vit.init(ENCODER, jax.random.key(0), TowerSpec())[0]
-    assert jax.tree.map(jnp.shape, encoder) == jax.tree.map(jnp.shape, shapes)
+    weights = {k: v.detach().numpy() for k, v in model.state_dict().items()}
+    encoder, own = converted(weights)
     keep = jnp.sort(jnp.argsort(jnp.asarray(noise), axis=1)[:, :4], axis=1)
     drawn, view = Drawn(removed_but(keep, 16), keep), {"image": jnp.float32(image)}
     np.testing.assert_array_equal(drawn.mask, want.mask)
 
-    @jax.jit
-    def ours():
+    def value(params):
         outputs = ("prefix", "tokens")
-        features, _ = vit.apply(ENCODER, encoder, {}, view, mask=drawn, outputs=outputs)
+        features, _ = vit.apply(ENCODER, params[0], {}, view, mask=drawn, outputs=outputs)
         features = dataclasses.replace(features, view=view)
-        ctx = Case(mae, config, None, spec).ctx(DRAW)
-        loss = mae.loss(config, own, {}, {}, {"masked": features}, {}, ctx)
-        return mae.decode(config, own, features, spec), loss.terms["pixels"].value()
+        ctx = Case(mae, MAE, None, MAE_SPEC).ctx(DRAW)
+        loss = mae.loss(MAE, params[1], {}, {}, {"masked": features}, {}, ctx)
+        pred = mae.decode(MAE, params[1], features, MAE_SPEC)
+        return loss.terms["pixels"].value(), pred
 
-    pred, loss = ours()
-    np.testing.assert_allclose(pred, want.logits, atol=1e-5)
-    np.testing.assert_allclose(loss, float(want.loss), rtol=1e-5)
+    (loss, pred), gradients = jax.jit(jax.value_and_grad(value, has_aux=True))((encoder, own))
+    np.testing.assert_allclose(pred, want.logits.detach(), atol=1e-5)
+    np.testing.assert_allclose(loss, want.loss.item(), rtol=1e-5)
+
+    want.loss.backward()
+    # Positions are fixed in both and get no gradient; the table holds them to their values.
+    grads = {k: (v.data if v.grad is None else v.grad).numpy() for k, v in model.named_parameters()}
+    for mine, theirs_ in zip(gradients, converted(grads)):
+        mine, theirs_ = names.flatten(mine), names.flatten(theirs_)
+        for path in mine.keys() | theirs_.keys():
+            scale = np.abs(theirs_[path]).max()
+            np.testing.assert_allclose(mine[path], theirs_[path], atol=1e-4 * scale, err_msg=path)
