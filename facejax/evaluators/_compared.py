@@ -59,8 +59,14 @@ def compare(pictures: Pictures, pairs: str | int, template: str, seed: int) -> C
     return joined(located(pictures, pairs, read_pairs(pairs), template), pairs)
 
 
-def located(pictures: Pictures, path: str, listed: PairList, template: str) -> tuple:
+def located(pictures: Pictures, path: str, listed: PairList, template: str, **parts: str) -> tuple:
     """People str[P, 2], picture rows i64[P, 2], same bool[P] and folds of a file's pairs.
+
+    Args:
+        pictures: where they are.
+        path: of the file, for messages.
+        listed: its pairs.
+        template: picture of a line, from `name`, `number` and `parts`.
 
     Raises:
         UserError: a picture that is missing.
@@ -69,7 +75,7 @@ def located(pictures: Pictures, path: str, listed: PairList, template: str) -> t
     pairs = np.empty((len(listed.same), 2), np.int64)
     for p, (pair, line) in enumerate(zip(zip(listed.left, listed.right), listed.lines)):
         for side, (person, number) in enumerate(pair):
-            name = _file_name(template, person, number)
+            name = _file_name(template, name=person, number=number, **parts)
             if name not in row:
                 raise UserError(
                     f"{path}:{line}",
@@ -94,9 +100,9 @@ def joined(found: tuple, where: str) -> Compared:
     return Compared(rows, people.ravel()[first], positions.reshape(-1, 2), same, fold)
 
 
-def _file_name(template: str, person: str, number: int) -> str:
+def _file_name(template: str, **parts: str | int) -> str:
     try:
-        return template.format(name=person, number=number)
+        return template.format(**parts)
     except (KeyError, IndexError, ValueError) as error:
         raise UserError(
             "template", f"'{template}' can't be filled ({error})", "use {name} and {number:04d}"
