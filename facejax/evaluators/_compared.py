@@ -59,14 +59,8 @@ def compare(pictures: Pictures, pairs: str | int, template: str, seed: int) -> C
     return joined(located(pictures, pairs, read_pairs(pairs), template), pairs)
 
 
-def located(pictures: Pictures, path: str, listed: PairList, template: str, **parts: str) -> tuple:
+def located(pictures: Pictures, path: str, listed: PairList, template: str) -> tuple:
     """People str[P, 2], picture rows i64[P, 2], same bool[P] and folds of a file's pairs.
-
-    Args:
-        pictures: where they are.
-        path: of the file, for messages.
-        listed: its pairs.
-        template: picture of a line, from `name`, `number` and `parts`.
 
     Raises:
         UserError: a picture that is missing.
@@ -75,7 +69,7 @@ def located(pictures: Pictures, path: str, listed: PairList, template: str, **pa
     pairs = np.empty((len(listed.same), 2), np.int64)
     for p, (pair, line) in enumerate(zip(zip(listed.left, listed.right), listed.lines)):
         for side, (person, number) in enumerate(pair):
-            name = _file_name(template, name=person, number=number, **parts)
+            name = _file_name(template, person, number)
             if name not in row:
                 raise UserError(
                     f"{path}:{line}",
@@ -100,9 +94,9 @@ def joined(found: tuple, where: str) -> Compared:
     return Compared(rows, people.ravel()[first], positions.reshape(-1, 2), same, fold)
 
 
-def _file_name(template: str, **parts: str | int) -> str:
+def _file_name(template: str, person: str, number: int) -> str:
     try:
-        return template.format(**parts)
+        return template.format(name=person, number=number)
     except (KeyError, IndexError, ValueError) as error:
         raise UserError(
             "template", f"'{template}' can't be filled ({error})", "use {name} and {number:04d}"

@@ -1,16 +1,15 @@
-"""Does a picture's quality tell whether it will be recognised? Errors as the worst are rejected.
+"""Does the length of an embedding tell which pictures a recogniser should not trust?
 
-The error-versus-reject curve of Grother & Tabassi (2007): at a threshold that accepts a share `far`
-of the impostor pairs (the exact rule of `tar@far`), fixed before anything is rejected, the share of
-genuine pairs that are missed falls as the pairs of lowest quality are rejected, if quality knows.
-A pair is as good as the worse of its pictures. Quality is the length of the embedding (MagFace and
-AdaFace train it to be that), or any score of a list. Equally good pairs are rejected in the order
-of the list.
+The error-versus-reject curve (Grother & Tabassi 2007): pairs are left out in the order of their
+quality, the lower of the two pictures', and the share of genuine pairs that are missed is taken
+among the rest, at the threshold whose false-match rate over all impostor pairs is `fmr`. A useful
+quality makes the curve fall. Quality is the embedding's length before it is normalised, which
+MagFace and AdaFace train for; a quality drawn at random is shown beside it.
 
-Metrics: `fnmr@reject=R` for each R of `reject`, its 95 % interval (bootstrap over people), `gain`
-(how far the area under the curve, up to `most` rejected, lies from that of random rejection, 0, to
-that of rejecting the missed pairs first, 1; left out where none is missed), `threshold` (a cosine),
-`n` and `failed` pairs.
+Metrics: `fnmr` (nothing left out), `fnmr@reject=R` for each R, `area` (the mean of the curve up to
+the largest R, over `fnmr`: 1 is useless, 0 perfect; not where nothing is missed), `area_chance`
+(the same of a random order), `threshold`, `n` pairs, `failed` ones (with a picture that can't be
+decoded or has no finite embedding).
 """
 
 from collections.abc import Mapping
@@ -20,53 +19,46 @@ from typing import Any, get_args
 
 import numpy as np
 
-from facejax.data.labels import read_table
 from facejax.errors import UserError
 from facejax.evaluators import Embed, Result, _bootstrap, _compared, _metrics, _options
 from facejax.evaluators._embed import Flip, embed_pictures, map_rows
-from facejax.evaluators._pictures import Pictures, open_pictures, rows_by_name
+from facejax.evaluators._pictures import Pictures, open_pictures
 from facejax.evaluators._tiny import write_people
 
-NORM = "norm"
+STEPS = 100
 
 
 @dataclass(frozen=True)
 class Config:
-    """What is compared, and what quality is.
+    """What is compared.
 
     Attributes:
-        path: folder or zip of the pictures, in a folder per person if `pairs` are drawn.
-        pairs: pairs file, a number of pairs to draw, or "auto", as in `verification`.
+        path: folder or zip of the pictures.
         source: the pictures instead of `path`, like an entry of `config.data.sources`.
-        template: picture of a line of the pairs file, from `name` and `number`.
-        quality: "norm", or a CSV file with the columns `file` and `score`; higher is better.
-        far: share of the impostor pairs that the threshold accepts.
-        reject: shares R of the genuine pairs that are rejected.
-        most: the share up to which `gain` looks.
+        pairs: a file of pairs, a number of pairs to draw, or "auto".
+        template: picture of a line of the file, from `name` and `number`.
+        fmr: false-match rate of the threshold.
+        reject: shares R of `fnmr@reject=R`.
         crop: share of the centred square of each picture that is kept.
         flip: "sum" or "concat" also embeds the mirror image; see `_embed.embed_pictures`.
-        bootstrap: draws of the intervals; 0 leaves them out.
-        seed: of the draws, and of drawn pairs.
+        seed: of drawn pairs and of the random quality.
     """
 
     path: str = ""
-    pairs: str | int = "auto"
     source: Mapping[str, Any] | None = None
+    pairs: str | int = "auto"
     template: str = _compared.TEMPLATE
-    quality: str = NORM
-    far: float = 1e-2
-    reject: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3)
-    most: float = 0.5
+    fmr: float = 1e-3
+    reject: tuple[float, ...] = (0.1, 0.2, 0.3)
     crop: float = 1.0
-    flip: Flip = "none"
-    bootstrap: int = 1000
+    flip: Flip = "sum"
     seed: int = 0
 
     @classmethod
     def tiny(cls, root: str | Path) -> "Config":
-        """Twenty-four people with five pictures each, and drawn pairs."""
-        write_people(Path(root) / "images", 24, 5, "{name}/{number}.png")
-        return cls(path=str(Path(root) / "images"), far=0.1)
+        """Twenty people with five pictures each."""
+        write_people(Path(root) / "images", 20, 5, "{name}/{number}.png")
+        return cls(path=str(Path(root) / "images"), fmr=0.1)
 
 
 @dataclass(frozen=True)
@@ -77,167 +69,108 @@ class Data:
         size: side of the pictures in pixels.
         pictures: where they are.
         compared: the pairs.
-        score: f64[N], quality of each picture by the list, or None for the norm.
     """
 
     size: int
     pictures: Pictures
     compared: _compared.Compared
-    score: np.ndarray | None
 
 
 def prepare(cfg: Config, size: int) -> Data:
-    """Reads or draws the pairs, and the qualities.
+    """Reads or draws the pairs.
 
     Raises:
-        UserError: an illegal option, an unreadable list, a picture that is missing or has no score,
-            or too few impostors for `far`.
+        UserError: an illegal option, an unreadable file of pairs, or a picture that is missing.
     """
     _options.choice("flip", cfg.flip, get_args(Flip))
     _options.shares("crop", cfg.crop)
-    _options.shares("far", cfg.far)
-    _options.shares("most", cfg.most)
-    if not cfg.reject or not all(0 <= share < 1 for share in cfg.reject):
-        raise UserError("reject", f"{cfg.reject}", "give shares from 0 on and below 1")
+    _options.shares("fmr", cfg.fmr)
+    if not cfg.reject or not all(0 < r < 1 for r in cfg.reject):
+        raise UserError("reject", f"{cfg.reject}", "give shares between 0 and 1")
     identity = "parent" if _compared.are_drawn(cfg.pairs) else "none"
     pictures = open_pictures(cfg.path, cfg.source, cfg.crop, identity=identity)
-    c = _compared.compare(pictures, cfg.pairs, cfg.template, cfg.seed)
-    impostors = int(np.sum(~c.same))
-    if not _metrics.allowed_impostors(impostors, cfg.far):
-        what = f"{cfg.far} of {impostors} impostor pairs is less than one"
-        raise UserError("far", what, f"give {1 / impostors:.2g} or more, or more pairs")
-    score = None if cfg.quality == NORM else _scores(cfg.quality, pictures, c.rows)
-    return Data(size, pictures, c, score)
-
-
-def _scores(path: str, pictures: Pictures, rows: np.ndarray) -> np.ndarray:
-    """f64[N]: the score that a list gives to each picture of `rows`."""
-    table = read_table(path)
-    if "score" not in table.columns:
-        raise UserError(path, "no column called 'score'", "give the columns file and score")
-    column, row = table.columns.index("score"), rows_by_name(pictures.names())
-    found = np.full(len(pictures.source), np.nan)
-    for name, cells in table.rows.items():
-        try:
-            value = float(cells[column])
-        except ValueError:
-            value = np.nan
-        if not np.isfinite(value):
-            raise UserError(path, f"'{cells[column]}' of {name} is no score", "give numbers")
-        if name in row:
-            found[row[name]] = value
-    absent = rows[np.isnan(found[rows])]
-    if len(absent):
-        name = pictures.source.name(int(absent[0]))
-        raise UserError(path, f"no score of '{name}'", "give one for each picture of the pairs")
-    return found[rows]
+    return Data(size, pictures, _compared.compare(pictures, cfg.pairs, cfg.template, cfg.seed))
 
 
 def run(cfg: Config, data: Data, embed: Embed) -> Result:
-    """Embeds each picture once, scores all pairs and rejects the worst genuine ones.
+    """Embeds each picture once.
 
-    `items` holds, for each genuine pair: whether it was missed as `fnmr@reject=R`, NaN where it
-    failed or was rejected; `quality` (NaN where failed) and `subjects` i64[P, 2].
+    `items` holds, for each pair: `valid` (not failed), `same`, `missed` (a genuine pair below the
+    threshold), `rank` (share of pairs of lower quality; 0 where failed) and `subjects` i64[P, 2].
 
     Raises:
-        UserError: so many failed that pairs of one kind are left, or too few impostors.
+        UserError: too many failed, or fewer impostors than `fmr` needs.
     """
     c = data.compared
     raw, usable = embed_pictures(embed, data.pictures, c.rows, data.size, cfg.flip)
     embeddings = _metrics.unit(raw)
+    length = np.linalg.norm(np.asarray(raw, np.float64), axis=1)
     valid = usable[c.pairs].all(axis=1)
-    score, same = _metrics.cosines(embeddings, c.pairs), c.same
-    impostors = int(np.sum(valid & ~same))
-    if not (valid & same).any() or not _metrics.allowed_impostors(impostors, cfg.far):
-        raise UserError(
-            data.pictures.where,
-            f"{np.sum(~valid)} of {len(valid)} pairs failed and the rest can't be judged",
-            "check that the pictures open and that the encoder's output is finite",
-        )
-    threshold = _metrics.tar_at_far(score[valid], same[valid], cfg.far)[1]
-    norm = np.linalg.norm(raw.astype(np.float64), axis=1)
-    worse = (norm if data.score is None else data.score)[c.pairs].min(axis=1)
-    quality = np.where(valid, worse, np.nan)[same]
-    good = valid[same]
-    missed = (score[same] <= threshold).astype(np.float64)
-    order = np.flatnonzero(good)[np.argsort(quality[good], kind="stable")]
-    people = np.unique(c.people, return_inverse=True)[1][c.pairs]
-    items: dict[str, np.ndarray] = {"quality": quality, "subjects": people[same]}
-    metrics: dict[str, float] = {"threshold": threshold}
+    same, pairs = c.same[valid], c.pairs[valid]
+    impostors = int(np.sum(~same))
+    if not same.any() or not _metrics.allowed_impostors(impostors, cfg.fmr):
+        what = f"{np.sum(same)} genuine and {impostors} impostor pairs for fmr {cfg.fmr:g}"
+        raise UserError(data.pictures.where, what, "give more pairs, or a larger fmr")
+    left, right = pairs.T
+    score = np.sum(embeddings[left] * embeddings[right], axis=1)
+    _, threshold = _metrics.tar_at_far(score, same, cfg.fmr)
+    missed = same & (score <= threshold)
+    quality = np.minimum(length[left], length[right])
+    chance = np.random.default_rng(cfg.seed).permutation(len(quality))
+    shares = np.linspace(0, max(cfg.reject), STEPS + 1)
+    curve, flat = (_after_rejecting(q, same, missed, shares) for q in (quality, chance))
+    metrics = {
+        "fnmr": float(curve[0]),
+        "threshold": float(threshold),
+        "n": float(len(same)),
+        "failed": float(np.sum(~valid)),
+    }
     for share in cfg.reject:
-        name = f"fnmr@reject={share:g}"
-        kept = order[_metrics.allowed_impostors(len(order), share) :]
-        items[name] = np.full(len(good), np.nan)
-        items[name][kept] = missed[kept]
-        metrics[name] = float(missed[kept].mean())
-        if cfg.bootstrap:
-            _, metrics[f"{name}_low"], metrics[f"{name}_high"] = _bootstrap.interval(
-                {name: missed[kept]},
-                people[same][kept],
-                _bootstrap.weighted_mean(name),
-                cfg.bootstrap,
-                cfg.seed,
-            )
-    share, rate = curve(missed[order])
-    if missed[order].any():
-        metrics["gain"] = gain(missed[order], cfg.most)
-    metrics |= {"n": float(np.sum(valid)), "failed": float(np.sum(~valid))}
+        at = _after_rejecting(quality, same, missed, np.array([share]))[0]
+        metrics[f"fnmr@reject={share:g}"] = float(at)
+    if curve[0] > 0:
+        metrics["area"] = float(np.mean(curve) / curve[0])
+        metrics["area_chance"] = float(np.mean(flat) / flat[0])
+    rank = np.zeros(len(valid))
+    rank[valid] = np.argsort(np.argsort(quality, kind="stable")) / len(quality)
+    items = {"valid": valid, "same": c.same, "rank": rank, "missed": np.zeros(len(valid), bool)}
+    items["missed"][valid] = missed
+    items["subjects"] = np.unique(c.people, return_inverse=True)[1][c.pairs]
     shown = map_rows(c.people, usable)
-    axes = {"xlabel": "share of genuine pairs rejected", "ylabel": "FNMR"}
+    axes = {"xlabel": "share of pairs left out", "ylabel": "FNMR"}
     return Result(
         metrics=metrics,
-        curves={"reject": {"x": share, "y": rate, **axes}},
+        curves={
+            "reject": {"x": shares, "y": curve, **axes},
+            "reject/chance": {"x": shares, "y": flat, **axes},
+        },
         items=items,
         embeddings=embeddings[shown].astype(np.float32),
         labels=c.people[shown],
     )
 
 
+def _after_rejecting(quality, same, missed, shares: np.ndarray) -> np.ndarray:
+    """Share of genuine pairs that are missed once the worst shares of all pairs are left out."""
+    order = np.argsort(quality, kind="stable")
+    genuine = np.cumsum(same[order][::-1])[::-1]
+    wrong = np.cumsum(missed[order][::-1])[::-1]
+    first = np.minimum((shares * len(order)).astype(int), len(order) - 1)
+    return wrong[first] / np.maximum(genuine[first], 1)
+
+
 def difference(
     a: Result, b: Result, n: int = 1000, seed: int = 0
 ) -> dict[str, _bootstrap.Interval]:
-    """Each `fnmr@reject=R` of `a` minus that of `b` over the pairs both could score.
-
-    Each result keeps the threshold, and rejects what it rejected.
+    """`fnmr` of `a` minus that of `b` over the pairs both could score, with its 95 % interval.
 
     Args:
         a: a result of `run`.
         b: another on the same pairs.
         n: bootstrap draws over people.
         seed: of the draws.
-
-    Returns:
-        name -> (difference, low, high), the 95 % interval.
     """
-    both = np.isfinite(a.items["quality"]) & np.isfinite(b.items["quality"])
-    found = {}
-    for name in (key for key in a.items if key.startswith("fnmr@")):
-        sides = [{name: r.items[name][both]} for r in (a, b)]
-        statistic = _bootstrap.weighted_mean(name)
-        subjects = a.items["subjects"][both]
-        found[name] = _bootstrap.paired_interval(*sides, subjects, statistic, n, seed)
-    return found
-
-
-def curve(missed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Shares rejected f64[n] and the FNMR f64[n] of the rest, from none to all pairs but one.
-
-    Args:
-        missed: f64[n], 0 or 1, the pair that is rejected first in front.
-    """
-    n = len(missed)
-    return np.arange(n) / n, np.cumsum(missed[::-1])[::-1] / np.arange(n, 0, -1)
-
-
-def gain(missed: np.ndarray, most: float) -> float:
-    """Where the area under the curve up to `most` lies between random (0) and ideal rejection (1).
-
-    Needs a missed pair.
-    """
-
-    def area(order: np.ndarray) -> float:
-        share, rate = curve(order)
-        return float(rate[share <= most].mean())
-
-    ideal, flat = area(np.sort(missed)[::-1]), float(missed.mean())
-    return (flat - area(missed)) / (flat - ideal) if flat > ideal else 0.0
+    both = a.items["valid"] & b.items["valid"] & a.items["same"]
+    sides = [{"missed": r.items["missed"][both]} for r in (a, b)]
+    statistic, subjects = _bootstrap.weighted_mean("missed"), a.items["subjects"][both]
+    return {"fnmr": _bootstrap.paired_interval(*sides, subjects, statistic, n, seed)}

@@ -1,160 +1,91 @@
-"""evaluators/quality.py against its definition, one pair at a time."""
+"""The error-versus-reject curve: a length that knows what is bad, and one that does not."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from made_up_faces import chance, number, perfect, person
+from made_up_faces import chance, noisy, number, perfect
 
 from facejax.errors import UserError
 from facejax.evaluators import quality
-from facejax.evaluators._metrics import unit
-
-TEMPLATE = "{name}/{name}_{number:04d}.png"
-
-
-def honest(images):
-    """High numbers are noisy, and the shorter for it."""
-    noise = 0.08 * number(images)[:, None]
-    rows = perfect(images)[:, :24] + noise * np.pad(chance(images), ((0, 0), (0, 8)))
-    return unit(rows) * (3 - 2 * noise)
-
-
-def lying(images):
-    """The same directions, the noisy ones longer; no two pictures are alike."""
-    return unit(honest(images)) * (1 + 0.1 * number(images) + 0.002 * person(images))[:, None]
 
 
 @pytest.fixture
-def cfg(faces):
-    return quality.Config(
-        faces.images,
-        faces.pairs(5, 40),
-        template=TEMPLATE,
-        far=0.02,
-        reject=(0.0, 0.25),
-        bootstrap=50,
-    )
+def cfg(faces) -> quality.Config:
+    return quality.Config(faces.images, fmr=0.02, flip="none")
 
 
 def evaluate(cfg, embed):
     return quality.run(cfg, quality.prepare(cfg, 8), embed)
 
 
-def scored(data, embed):
-    """Cosine, worse length and kind of each pair."""
-    names = [data.pictures.source.name(row) for row in data.compared.rows]
-    images = np.array([[[[int(n[1:3]), int(n[-8:-4]), 0]]] for n in names])
-    raw = embed(images)
-    found = []
-    for (a, b), same in zip(data.compared.pairs, data.compared.same):
-        lengths = np.linalg.norm(raw[a]), np.linalg.norm(raw[b])
-        found.append((raw[a] @ raw[b] / np.prod(lengths), min(lengths), same))
-    return found
+def telling(images):
+    """Pictures of an odd number show nobody, and are short."""
+    odd = (number(images) % 2 == 1)[:, None]
+    good = perfect(images)[:, :16] + 0.05 * chance(images)
+    bad = chance(images)
+    long = np.linalg.norm(bad, axis=1, keepdims=True)
+    return np.where(odd, bad / long * 0.1, good).astype(np.float32)
 
 
-@pytest.mark.parametrize("embed", [honest, lying])
-def test_the_worst_genuine_pairs_are_rejected_at_a_fixed_threshold(cfg, embed):
-    data = quality.prepare(cfg, 8)
-    result, pairs = quality.run(cfg, data, embed), scored(data, embed)
-    impostors = sorted((s for s, _, same in pairs if not same), reverse=True)
-    threshold = impostors[int(0.02 * 200)]
-    genuine = sorted(((round(q, 5), s) for s, q, same in pairs if same), key=lambda pair: pair[0])
-    assert result.metrics["threshold"] == pytest.approx(threshold)
-    for share in cfg.reject:
-        kept = genuine[int(share * 200) :]
-        expected = np.mean([s <= threshold for _, s in kept])
-        assert result.metrics[f"fnmr@reject={share:g}"] == pytest.approx(expected)
-    assert (result.metrics["n"], result.metrics["failed"]) == (400, 0)
+def test_a_length_that_tells_makes_the_curve_fall(cfg):
+    found = evaluate(replace(cfg, reject=(0.3, 0.85)), telling)
+    m = found.metrics
+    assert m["fnmr"] > 0.5
+    assert m["fnmr@reject=0.85"] < 0.1 < m["fnmr@reject=0.3"] < m["fnmr"]
+    assert m["area"] < 0.85
+    assert 0.9 < m["area_chance"] < 1.1
+    assert (np.diff(found.curves["reject"]["y"]) <= 0.05).all()
 
 
-def test_a_length_that_knows_gains_and_one_that_lies_loses(cfg):
-    knows, lies = (evaluate(cfg, embed).metrics for embed in (honest, lying))
-    assert knows["fnmr@reject=0"] == lies["fnmr@reject=0"] > 0.05
-    assert knows["fnmr@reject=0.25"] < knows["fnmr@reject=0"] < lies["fnmr@reject=0.25"]
-    assert lies["gain"] < -0.1 < 0.3 < knows["gain"] < 1
-    assert knows["fnmr@reject=0_low"] <= knows["fnmr@reject=0"] <= knows["fnmr@reject=0_high"]
+def test_a_length_that_says_nothing_leaves_it_flat(cfg):
+    def equal(images):
+        x = noisy(images)
+        return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+    assert 0.8 < evaluate(cfg, equal).metrics["area"] < 1.2
 
 
-def test_quality_may_come_from_a_list(faces, cfg, tmp_path):
-    lines = ["file,score"]
-    lines += [f"{faces.name(p, i)},{-i}" for p in range(20) for i in range(1, 11)]
-    (tmp_path / "quality.csv").write_text("\n".join(lines))
-    listed = evaluate(replace(cfg, quality=str(tmp_path / "quality.csv")), lying).metrics
-    assert listed["gain"] > 0.3
-    assert listed["fnmr@reject=0.25"] < listed["fnmr@reject=0"]
+def test_without_misses_there_is_no_area(cfg):
+    m = evaluate(cfg, perfect).metrics
+    assert m["fnmr"] == 0
+    assert "area" not in m
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("file,value\na,1\n", "no column called 'score'"),
-        ("file,score\na,x\n", "'x' of a is no score"),
-        ("file,score\na,nan\n", "'nan' of a is no score"),
-        ("file,score\nP00/P00_0001.png,1\n", "no score of 'P"),
-    ],
-)
-def test_lists_are_checked(cfg, tmp_path, text, message):
-    (tmp_path / "quality.csv").write_text(text)
-    with pytest.raises(UserError, match=message):
-        quality.prepare(replace(cfg, quality=str(tmp_path / "quality.csv")), 8)
+def test_curve_is_its_definition():
+    rng = np.random.default_rng(0)
+    q, same = rng.random(50), rng.random(50) < 0.6
+    missed = same & (rng.random(50) < 0.4)
+    shares = np.array([0.0, 0.1, 0.5, 0.98])
+    order = np.argsort(q)
+    want = []
+    for share in shares:
+        rest = order[int(share * 50) :]
+        want.append(missed[rest].sum() / max(same[rest].sum(), 1))
+    np.testing.assert_allclose(quality._after_rejecting(q, same, missed, shares), want)
 
 
-@given(st.lists(st.integers(0, 1), min_size=1, max_size=20).filter(any), st.floats(0.1, 1))
-def test_gain_is_0_at_random_and_1_at_best(missed, most):
-    missed = np.array(missed, np.float64)
-    ideal = np.sort(missed)[::-1]
-    share, rate = quality.curve(missed)
-    assert rate[0] == missed.mean()
-    assert rate[-1] == missed[-1]
-    assert share[-1] == (len(missed) - 1) / len(missed)
-    assert quality.gain(missed, most) <= quality.gain(ideal, most) + 1e-12
-    if quality.gain(ideal, most):
-        assert quality.gain(ideal, most) == pytest.approx(1)
-
-
-def test_the_area_of_a_curve_by_hand():
-    # FNMR 1/2, 1/3, 1/2, 0 as none, one, two and three of four are rejected.
-    missed = np.array([1.0, 0, 1, 0])
-    np.testing.assert_allclose(quality.curve(missed)[1], [1 / 2, 1 / 3, 1 / 2, 0])
-    flat, ideal, area = 1 / 2, (1 / 2 + 1 / 3 + 0) / 3, (1 / 2 + 1 / 3 + 1 / 2) / 3
-    assert quality.gain(missed, 0.5) == pytest.approx((flat - area) / (flat - ideal))
-
-
-def test_perfect_embeddings_leave_nothing_to_gain(cfg):
-    metrics = evaluate(cfg, perfect).metrics
-    assert metrics["fnmr@reject=0"] == metrics["fnmr@reject=0.25"] == 0
-    assert "gain" not in metrics
-
-
-def test_what_fails_is_left_out(cfg):
+def test_failed_pairs_are_left_out_and_counted(cfg):
     def broken(images):
-        rows = np.asarray(honest(images), np.float32)
-        rows[person(images) == 3] = np.nan
-        return rows
+        x = noisy(images)
+        x[number(images) == 4] = np.nan
+        return x
 
-    result, whole = evaluate(cfg, broken), evaluate(cfg, lying)
-    failed = np.isnan(result.items["quality"])
-    assert 0 < failed.sum() < result.metrics["failed"]
-    for name, (value, low, high) in quality.difference(result, whole, n=50).items():
-        sides = [np.nanmean(r.items[name][~failed]) for r in (result, whole)]
-        assert value == pytest.approx(sides[0] - sides[1])
-        assert low <= value <= high
+    found = evaluate(cfg, broken)
+    assert found.metrics["failed"] > 0
+    assert found.metrics["n"] + found.metrics["failed"] == len(found.items["valid"])
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"far": 1e-3}, "far: 0.001 of 200 impostor pairs is less than one"),
-        ({"reject": (1.0,)}, "reject"),
-        ({"reject": ()}, "reject"),
-        ({"most": 0.0}, "most"),
-        ({"flip": "both"}, "flip"),
-        ({"quality": "nowhere.csv"}, "nowhere.csv"),
-    ],
+    ("change", "where"),
+    [({"reject": ()}, "reject"), ({"reject": (1.5,)}, "reject"), ({"fmr": 7.0}, "fmr")],
 )
-def test_illegal_options_are_user_errors(cfg, options, message):
-    with pytest.raises(UserError, match=message):
-        quality.prepare(replace(cfg, **options), 8)
+def test_illegal_options_are_user_errors(cfg, change, where):
+    with pytest.raises(UserError) as caught:
+        quality.prepare(replace(cfg, **change), 8)
+    assert caught.value.where == where
+
+
+def test_a_rate_that_so_few_impostors_cannot_show_is_refused(cfg):
+    with pytest.raises(UserError, match="larger fmr"):
+        evaluate(replace(cfg, fmr=1e-5), noisy)
