@@ -20,6 +20,7 @@ from facejax.contracts import Params
 from facejax.encoders import vit
 from facejax.errors import UserError
 from facejax.export import _encoder, names
+from facejax.export._timm import import_torch
 from facejax.export.names import vit as vit_names
 
 
@@ -126,9 +127,9 @@ def parity(
 ) -> dict[str, Any]:
     """Compares what we and transformers make of the fixed images; see `export.verdict`."""
     try:
-        import torch
+        torch = import_torch()
         import transformers
-    except (ImportError, RuntimeError) as error:
+    except ImportError as error:
         return export.not_checked(error, "install torch and transformers and export again")
     pixels = export.normalise(export.fixed_images(preprocess["size"], 8), preprocess)
     model = transformers.AutoModel.from_pretrained(path).eval()
@@ -158,9 +159,8 @@ def _said(cfg: vit.Config) -> str:
 
 def _check(cfg: Any) -> None:
     if not isinstance(cfg, vit.Config):
-        raise UserError(
-            "--format", "transformers is for the encoder 'vit'", "choose another format"
-        )
+        what = "transformers is for the encoder 'vit'"
+        raise UserError("--format", what, "choose another format")
     wrong = {
         "no class token": not cfg.has_class_token,
         "attention pooling": cfg.pool == "attention",
