@@ -14,6 +14,8 @@ epochs.
 
 from ml_collections import ConfigDict
 
+from configs import common
+
 
 def get_config(folder: str = "../shared/data") -> ConfigDict:
     config = ConfigDict()
@@ -38,26 +40,10 @@ def get_config(folder: str = "../shared/data") -> ConfigDict:
     )
 
     config.data = ConfigDict({"size": 64, "cache": "decoded"})
-    config.data.sources = tuple(
-        {"name": "folder", "path": f"{folder}/{name}", "images": images, "identity": "none"}
-        for name, images in (
-            ("celeba_dev.zip", "*.jpg"),
-            ("celebamask256_dev.zip", "images/*.jpg"),
-            ("helen256_dev.zip", "*.jpg"),
-        )
-    )
+    config.data.sources = common.faces(folder)
 
     config.optimizer = ConfigDict({"name": "adamw", "base_lr": 1e-3, "b2": 0.999, "clip": 3.0})
     config.checkpoint = ConfigDict({"every_steps": 250, "keep": 1})
 
-    config.eval = ConfigDict()
-    config.eval.lfw = ConfigDict(
-        {
-            "type": "verification",
-            "path": f"{folder}/lfw128.zip",
-            "pairs": f"{folder}/pairs.txt",
-            "flip": "sum",
-            "protocol": "lfw10",
-        }
-    )
+    config.eval = common.lfw(folder)
     return config

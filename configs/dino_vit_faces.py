@@ -13,6 +13,8 @@ here the bound is on the gradient as a whole.
 
 from ml_collections import ConfigDict
 
+from configs import common
+
 
 def get_config(folder: str = "../shared/data") -> ConfigDict:
     config = ConfigDict()
@@ -29,14 +31,7 @@ def get_config(folder: str = "../shared/data") -> ConfigDict:
     )
 
     config.data = ConfigDict({"size": 112, "cache": "decoded"})
-    config.data.sources = tuple(
-        {"name": "folder", "path": f"{folder}/{name}", "images": images, "identity": "none"}
-        for name, images in (
-            ("celeba_dev.zip", "*.jpg"),
-            ("celebamask256_dev.zip", "images/*.jpg"),
-            ("helen256_dev.zip", "*.jpg"),
-        )
-    )
+    config.data.sources = common.faces(folder)
 
     config.optimizer = ConfigDict({"name": "adamw", "base_lr": 5e-4, "clip": 3.0})
     config.optimizer.schedule = ConfigDict({"kind": "cosine", "warmup": 0.1, "end": 0.002})
@@ -44,6 +39,5 @@ def get_config(folder: str = "../shared/data") -> ConfigDict:
     config.checkpoint = ConfigDict({"every_steps": 500, "keep": 1})
     config.export = ("timm",)
 
-    lfw = {"type": "verification", "path": f"{folder}/lfw128.zip", "pairs": f"{folder}/pairs.txt"}
-    config.eval = ConfigDict({"lfw": {**lfw, "flip": "sum", "protocol": "lfw10"}})
+    config.eval = common.lfw(folder)
     return config

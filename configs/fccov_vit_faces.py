@@ -14,6 +14,8 @@ The attributes are labels, so this is supervised; no picture of LFW is trained o
 
 from ml_collections import ConfigDict
 
+from configs import common
+
 
 def get_config(folder: str = "../shared/data") -> ConfigDict:
     config = ConfigDict()
@@ -39,14 +41,5 @@ def get_config(folder: str = "../shared/data") -> ConfigDict:
     config.optimizer = ConfigDict({"name": "adamw", "base_lr": 1e-3})
     config.checkpoint = ConfigDict({"every_steps": 250, "keep": 1})
 
-    config.eval = ConfigDict()
-    config.eval.lfw = ConfigDict(
-        {
-            "type": "verification",
-            "path": f"{folder}/lfw128.zip",
-            "pairs": f"{folder}/pairs.txt",
-            "flip": "sum",
-            "protocol": "lfw10",
-        }
-    )
+    config.eval = common.lfw(folder)
     return config

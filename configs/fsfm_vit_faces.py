@@ -14,6 +14,8 @@ have none and are masked at random. The paper: AdamW (0.9, 0.95), 1.5e-4 per 256
 
 from ml_collections import ConfigDict
 
+from configs import common
+
 
 def get_config(folder: str = "../shared/data") -> ConfigDict:
     config = ConfigDict()
@@ -47,14 +49,5 @@ def get_config(folder: str = "../shared/data") -> ConfigDict:
     config.optimizer = ConfigDict({"name": "adamw", "base_lr": 1e-3, "clip": 1.0})
     config.checkpoint = ConfigDict({"every_steps": 250, "keep": 1})
 
-    config.eval = ConfigDict()
-    config.eval.lfw = ConfigDict(
-        {
-            "type": "verification",
-            "path": f"{folder}/lfw128.zip",
-            "pairs": f"{folder}/pairs.txt",
-            "flip": "sum",
-            "protocol": "lfw10",
-        }
-    )
+    config.eval = common.lfw(folder)
     return config

@@ -13,6 +13,8 @@ per 256, decay 0.04 to 0.4, clip 3, 800 epochs for ViT-S.
 
 from ml_collections import ConfigDict
 
+from configs import common
+
 
 def get_config(folder: str = "../shared/data") -> ConfigDict:
     config = ConfigDict()
@@ -36,14 +38,7 @@ def get_config(folder: str = "../shared/data") -> ConfigDict:
     )
 
     config.data = ConfigDict({"size": 64, "cache": "decoded"})
-    config.data.sources = tuple(
-        {"name": "folder", "path": f"{folder}/{name}", "images": images, "identity": "none"}
-        for name, images in (
-            ("celeba_dev.zip", "*.jpg"),
-            ("celebamask256_dev.zip", "images/*.jpg"),
-            ("helen256_dev.zip", "*.jpg"),
-        )
-    )
+    config.data.sources = common.faces(folder)
 
     config.optimizer = ConfigDict(
         {
@@ -56,14 +51,5 @@ def get_config(folder: str = "../shared/data") -> ConfigDict:
     )
     config.checkpoint = ConfigDict({"every_steps": 250, "keep": 1})
 
-    config.eval = ConfigDict()
-    config.eval.lfw = ConfigDict(
-        {
-            "type": "verification",
-            "path": f"{folder}/lfw128.zip",
-            "pairs": f"{folder}/pairs.txt",
-            "flip": "sum",
-            "protocol": "lfw10",
-        }
-    )
+    config.eval = common.lfw(folder)
     return config

@@ -25,6 +25,8 @@ Result:   seeds 0, 1, 2, each with the 95 % interval of its paired differences; 
 
 from ml_collections import ConfigDict
 
+from configs import common
+
 
 def get_config(folder: str = "../shared/data") -> ConfigDict:
     config = ConfigDict()
@@ -43,29 +45,13 @@ def get_config(folder: str = "../shared/data") -> ConfigDict:
     )
 
     config.data = ConfigDict({"size": 64, "cache": "decoded"})
-    config.data.sources = tuple(
-        {"name": "folder", "path": f"{folder}/{name}", "images": images, "identity": "none"}
-        for name, images in (
-            ("celeba_dev.zip", "*.jpg"),
-            ("celebamask256_dev.zip", "images/*.jpg"),
-            ("helen256_dev.zip", "*.jpg"),
-        )
-    )
+    config.data.sources = common.faces(folder)
 
     config.optimizer = ConfigDict({"name": "adamw", "base_lr": 1e-3})
     config.checkpoint = ConfigDict({"every_steps": 250, "keep": 1})
     config.export = ("timm",)
 
-    config.eval = ConfigDict()
-    config.eval.lfw = ConfigDict(
-        {
-            "type": "verification",
-            "path": f"{folder}/lfw128.zip",
-            "pairs": f"{folder}/pairs.txt",
-            "flip": "sum",
-            "protocol": "lfw10",
-        }
-    )
+    config.eval = common.lfw(folder)
     config.eval.attributes = ConfigDict(
         {
             "type": "linear_probe",

@@ -13,35 +13,11 @@ Twice the keys enter the queue, whose size is a multiple of 512.
 
 from ml_collections import ConfigDict
 
+from configs import common
+
 
 def get_config(folder: str = "../shared/data") -> ConfigDict:
-    config = ConfigDict()
-    config.seed = 0
-    config.epochs = 100.0
-    config.global_batch = 256
-    config.dtype = "bfloat16"
-
-    config.encoder = ConfigDict({"name": "vit", "variant": "S", "patch": 16, "pool": "mean"})
-    config.objective = ConfigDict()
+    config = common.vit_small(folder)
     moco = {"queue": 4096, "momentum": 0.99}
     config.objective.moco = ConfigDict({**moco, "modifiers": {"hallucinator": {}}})
-
-    config.data = ConfigDict({"size": 112, "cache": "decoded"})
-    config.data.sources = tuple(
-        {"name": "folder", "path": f"{folder}/{name}", "images": images, "identity": "none"}
-        for name, images in (
-            ("celeba_dev.zip", "*.jpg"),
-            ("celebamask256_dev.zip", "images/*.jpg"),
-            ("helen256_dev.zip", "*.jpg"),
-        )
-    )
-
-    # MoCo v3's for ViTs.
-    config.optimizer = ConfigDict({"name": "adamw", "base_lr": 1.5e-4, "weight_decay": 0.1})
-    config.optimizer.schedule = ConfigDict({"kind": "cosine", "warmup": 0.13})
-    config.checkpoint = ConfigDict({"every_steps": 500, "keep": 1})
-    config.export = ("timm",)
-
-    lfw = {"type": "verification", "path": f"{folder}/lfw128.zip", "pairs": f"{folder}/pairs.txt"}
-    config.eval = ConfigDict({"lfw": {**lfw, "flip": "sum", "protocol": "lfw10"}})
     return config

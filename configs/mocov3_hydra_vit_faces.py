@@ -13,19 +13,13 @@ Images without a person take part in MoCo v3 alone.
 
 from ml_collections import ConfigDict
 
+from configs import common
+
 
 def get_config(folder: str = "../shared/data") -> ConfigDict:
-    config = ConfigDict()
-    config.seed = 0
-    config.epochs = 100.0
-    config.global_batch = 256
-    config.dtype = "bfloat16"
-
-    config.encoder = ConfigDict({"name": "vit", "variant": "S", "patch": 16, "pool": "mean"})
-    config.objective = ConfigDict()
+    config = common.vit_small(folder)
     config.objective.mocov3 = ConfigDict({"modifiers": {"hydra": {}}})
 
-    config.data = ConfigDict({"size": 112, "cache": "decoded"})
     people = {"labels": f"{folder}/celeba_dev_identity.csv", "identity": "column"}
     config.data.sources = tuple(
         {"name": "folder", "path": f"{folder}/{name}", "images": images, **labels}
@@ -36,14 +30,6 @@ def get_config(folder: str = "../shared/data") -> ConfigDict:
         )
     )
 
-    # MoCo v3's for ViTs.
-    config.optimizer = ConfigDict({"name": "adamw", "base_lr": 1.5e-4, "weight_decay": 0.1})
-    config.optimizer.schedule = ConfigDict({"kind": "cosine", "warmup": 0.13})
     # The patch embedding stays as it was drawn: MoCo v3's cure for instability.
     config.optimizer.rules = ({"pattern": "^encoder/patch_embed/", "frozen_until": -1},)
-    config.checkpoint = ConfigDict({"every_steps": 500, "keep": 1})
-    config.export = ("timm",)
-
-    lfw = {"type": "verification", "path": f"{folder}/lfw128.zip", "pairs": f"{folder}/pairs.txt"}
-    config.eval = ConfigDict({"lfw": {**lfw, "flip": "sum", "protocol": "lfw10"}})
     return config

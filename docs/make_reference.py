@@ -17,6 +17,7 @@ from typing import Any
 
 from facejax import config, mesh, plugins
 from facejax.data import mixture
+from facejax.data.sampling import Sampler
 from facejax.schedule import Schedule
 
 PAGE = Path(__file__).with_name("configuration.md")
@@ -117,9 +118,8 @@ def spelled_type(hint: Any) -> str:
         return f"{len(args)} x {spelled_type(args[0])}"
     if origin is not None and issubclass(origin, Mapping):
         return "dict"
-    return {type(None): "None", Schedule: "schedule", config.Rule: "rule"}.get(
-        hint, getattr(hint, "__name__", str(hint))
-    )
+    words = {type(None): "None", Schedule: "schedule", config.Rule: "rule", Sampler: "sampler"}
+    return words.get(hint, getattr(hint, "__name__", str(hint)))
 
 
 def spelled_default(value: Any) -> str:
@@ -181,6 +181,7 @@ def sections() -> Iterator[tuple[str, str, list[Row]]]:
         ],
     )
     yield "config.data", first_line(config.Data), rows(config.Data)
+    yield "config.data.sampler", first_line(Sampler), rows(Sampler)
     of_source = described(mixture.Entry)
     yield (
         "config.data.sources",

@@ -1,8 +1,10 @@
 """Views of a batch of images, drawn on the device inside the step.
 
-    crop and resize -> flip -> colour jitter -> grayscale -> blur -> solarise -> normalise
+    crop and resize -> flip -> cut -> shrink -> colour jitter -> grayscale -> blur -> solarise
+    -> normalise
 
-Definitions follow torchvision's transforms of the same names and the recipes of SimCLR and BYOL.
+Definitions follow torchvision's transforms of the same names and the recipes of SimCLR and BYOL;
+cut and shrink are those that AdaFace trains with.
 Departures: the jitter's order is fixed (brightness, contrast, saturation, hue), and the edges of a
 crop are not rounded to whole pixels.
 
@@ -15,6 +17,7 @@ Inside, an image is three planes, f32[3, S, S] in [0, 1]. What a recipe leaves o
 each stage is traced only if the recipe asks for it.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from functools import partial
@@ -189,6 +192,8 @@ def _resample_regions(regions, start, end, top, bottom, size: int) -> jax.Array:
 def _colour(aug: Aug, planes: jax.Array, draw: Draw) -> jax.Array:
     """f32[B, 3, S, S] in [0, 1] -> f32[B, S, S, 3], normalised."""
     stages = (
+        ("cut", cut, aug.cut_p),
+        ("shrink", shrink, aug.shrink_p),
         ("jitter", jitter, any(aug.jitter) and aug.jitter_p),
         ("gray", grayscale, aug.gray_p),
         ("blur", blur, aug.blur_p),
@@ -199,6 +204,48 @@ def _colour(aug: Aug, planes: jax.Array, draw: Draw) -> jax.Array:
             planes = jax.vmap(partial(stage, aug))(planes, draw.fold(name).keys())
     mean, std = (np.asarray(v, np.float32)[None, None, None] for v in (aug.mean, aug.std))
     return (planes.transpose(0, 2, 3, 1) - mean) / std
+
+
+def cut(aug: Aug, planes: jax.Array, key: jax.Array) -> jax.Array:
+    """Blackens all but a box, with probability `cut_p`.
+
+    The box is that of a random crop of area `cut` and width / height in [3/4, 4/3]; what is in it
+    stays where it is. Regions and landmarks tell of the face, not of what can be seen of it.
+
+    Source: Kim et al. 2022, arXiv:2204.00964 (AdaFace), and its authors' code.
+    """
+    size = planes.shape[-1]
+    recipe = dataclasses.replace(aug, scale=aug.cut, ratio=(3 / 4, 4 / 3))
+    left, top, right, bottom = random_box(recipe, size, size, key)
+    off = jax.random.uniform(jax.random.fold_in(key, 1)) >= aug.cut_p
+    at = jnp.arange(size) + 0.5
+    rows, columns = (at >= top) & (at < bottom), (at >= left) & (at < right)
+    return jnp.where(off | (rows[:, None] & columns[None])[None], planes, 0.0)
+
+
+def shrink(aug: Aug, planes: jax.Array, key: jax.Array) -> jax.Array:
+    """Makes the view smaller and as large as before, with probability `shrink_p`.
+
+    The side is round(S u) pixels in between, u uniform in `shrink`; both ways are bilinear, the way
+    down antialiased. (AdaFace's code draws one of five interpolations for each.)
+    """
+    size = planes.shape[-1]
+    u = jax.random.uniform(key, (2,))
+    side = jnp.where(u[0] < aug.shrink_p, jnp.round(size * between(*aug.shrink, u[1])), size)
+    there_and_back = resized(jnp.maximum(side, 1.0), size)
+    return _separable(planes, there_and_back, there_and_back)
+
+
+def resized(side: jax.Array, size: int) -> jax.Array:
+    """The matrix f32[size, size] that makes a line `side` pixels long and `size` long again."""
+    exists = jnp.arange(size) < side
+    scale = size / side
+    centre = (jnp.arange(size) + 0.5) * scale
+    distance = jnp.abs((jnp.arange(size) + 0.5)[None] - centre[:, None])
+    down = jnp.maximum(0.0, 1 - distance / scale)
+    down = down / jnp.maximum(down.sum(1, keepdims=True), 1e-6)
+    up = taps(jnp.float32(0), side, size, size) * exists[None]
+    return (up / up.sum(1, keepdims=True)) @ (down * exists[:, None])
 
 
 def _luma(planes: jax.Array) -> jax.Array:

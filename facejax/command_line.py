@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import inspect
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from facejax.errors import UserError
 
 
 def load_file(spec: str) -> ConfigDict:
-    """Runs `get_config` of a config file.
+    """Runs `get_config` of a config file, which may import its neighbours: `from configs import x`.
 
     Args:
         spec: "FILE" or "FILE:args"; `args` is passed to `get_config` as one string.
@@ -25,7 +26,12 @@ def load_file(spec: str) -> ConfigDict:
         )
     module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    beside = str(Path(path).resolve().parents[1])
+    sys.path.insert(0, beside)
+    try:
+        module_spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(beside)
     if not hasattr(module, "get_config"):
         raise UserError(path, "defines no get_config()", "add one that returns a ConfigDict")
     if args and not inspect.signature(module.get_config).parameters:

@@ -15,7 +15,9 @@ from typing import Any, Literal
 from ml_collections import ConfigDict
 
 from facejax import plugins
+from facejax.data.sampling import Sampler
 from facejax.errors import UserError, nearest
+from facejax.lora import Adapted, Lora
 from facejax.schedule import Schedule
 from facejax.typed import build, coerce
 
@@ -89,9 +91,12 @@ class Data:
         sources: dicts with `name` and the source's own keys; see `facejax/data/sources/`.
         size: side in pixels of the images that reach the device.
         mean, std: per RGB channel, of images in [0, 1]; every view is normalised with them.
-        sampler: "shuffle" (a new order each epoch) or "sequential".
+        sampler: "shuffle" (a new order each epoch), "sequential", or a dict that draws rows by who
+            is on them, see below.
         group: that many consecutive records of a source stay together in the shuffle, such as the
             frames of a clip; it divides the batch. Records past the last whole group are left out.
+        blocklist: text file of records that are drawn no more, a line `LABEL,INDEX` or a name each;
+            it may change when a run is resumed, and other rows stay as they were.
         workers: threads that read and decode.
         cache: "none", or "decoded" to keep decoded images in host memory.
     """
@@ -100,8 +105,9 @@ class Data:
     size: int = 224
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    sampler: Literal["shuffle", "sequential"] = "shuffle"
+    sampler: Literal["shuffle", "sequential"] | Sampler = "shuffle"
     group: int = 1
+    blocklist: str | None = None
     workers: int = 2
     cache: Literal["none", "decoded"] = "none"
 
@@ -132,12 +138,12 @@ class Plugin:
 
     Attributes:
         name: the file's name.
-        module: the imported file.
+        module: the imported file, or an encoder's with adapters.
         config: its `Config`.
     """
 
     name: str
-    module: types.ModuleType
+    module: types.ModuleType | Adapted
     config: Any
 
 
@@ -283,9 +289,13 @@ def _tower(run: Run, entry: Mapping[str, Any], where: str) -> Plugin:
     entry = dict(entry)
     if "name" not in entry:
         raise UserError(f"{where}.name", "missing", "set it to an encoder, such as 'vit'")
-    name = str(entry.pop("name"))
+    name, adapters = str(entry.pop("name")), entry.pop("lora", None)
     plugin = Plugin(**_load("encoder", name, entry, where, f"{where}.name"))
-    return _inherit(plugin, entry, dtype=run.dtype, remat=run.remat, size=run.data.size)
+    plugin = _inherit(plugin, entry, dtype=run.dtype, remat=run.remat, size=run.data.size)
+    if adapters is None:
+        return plugin
+    options = build(Lora, _section(adapters, f"{where}.lora"), f"{where}.lora")
+    return dataclasses.replace(plugin, module=Adapted(plugin.module, options))
 
 
 def _inherit(plugin: Plugin, entry: Mapping[str, Any], **values: Any) -> Any:
@@ -337,6 +347,10 @@ def _check(run: Run) -> None:
             f"groups of {run.data.group} do not fill a batch of {run.global_batch}",
             "give a divisor",
         )
+    if isinstance(run.data.sampler, Sampler):
+        run.data.sampler.check(run.global_batch, "config.data.sampler")
+        if run.data.group > 1:
+            raise UserError("config.data.group", "the sampler makes the groups", "leave it out")
     if (run.optimizer.lr is None) == (run.optimizer.base_lr is None):
         raise UserError(
             "config.optimizer.lr", "exactly one of lr and base_lr is wanted", "set one of them"
@@ -370,6 +384,8 @@ def to_dict(run: Run) -> dict[str, Any]:
     plain = {k: _plain(getattr(run, k)) for k in sorted(_PLAIN)}
     for key, tower in run.towers.items():
         plain[key] = {"name": tower.name, **_plain(tower.config)}
+        if isinstance(tower.module, Adapted):
+            plain[key]["lora"] = _plain(tower.module.lora)
     plain["objective"] = {
         label: {
             "type": o.name,

@@ -84,6 +84,10 @@ class Aug:
         scale: range of the crop's area, as a share of the image; (1, 1) keeps the whole image.
         ratio: range of the crop's width / height.
         flip: probability of a horizontal flip.
+        cut: range of the area, as a share of the view, outside of which a cut leaves black.
+        cut_p: probability of a cut.
+        shrink: range of the side, as a share of the view's, to which it is made smaller and back.
+        shrink_p: probability of that loss of resolution.
         jitter: strength of brightness, contrast, saturation and hue (each 0 = off).
         jitter_p: probability of the colour jitter.
         gray_p: probability of grayscale.
@@ -98,6 +102,10 @@ class Aug:
     scale: tuple[float, float] = (1.0, 1.0)
     ratio: tuple[float, float] = (1.0, 1.0)
     flip: float = 0.0
+    cut: tuple[float, float] = (0.2, 1.0)
+    cut_p: float = 0.0
+    shrink: tuple[float, float] = (0.2, 1.0)
+    shrink_p: float = 0.0
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     jitter_p: float = 0.8
     gray_p: float = 0.0
@@ -298,14 +306,19 @@ class Sparse:
     Attributes:
         value: f32[C, D], at the start.
         momentum: coefficient of the velocity.
-        weight_decay: added to the gradient of the touched rows.
+        weight_decay: times the touched rows, added to their gradient.
         lr: multiple of the run's learning rate.
+        groups: logical groups of successive rows, whose number C is a multiple of; with more than
+            one, rows are drawn by `ops.groups.sample` and never leave the device of their group.
+        velocity: dtype of the velocity at rest; sums are fp32.
     """
 
     value: jax.Array | None
     momentum: float = 0.9
     weight_decay: float = 0.0
     lr: float = 1.0
+    groups: int = 1
+    velocity: Literal["float32", "bfloat16"] = "float32"
 
 
 @dataclass(frozen=True)

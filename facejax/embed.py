@@ -6,7 +6,7 @@
 Record i of the source is row i of the shards, put one after the other:
 
     <out>/embeddings-00000-of-00003.npy     f32[n, D], as the encoder gives them, not normalised
-    <out>/rows-00000-of-00003.csv           label, index, name, norm, rejected
+    <out>/rows-00000-of-00003.csv           label, index, name, norm, rejected, identity
     <out>/rejected.csv                      what could not be decoded or has no finite embedding
     <out>/embeddings.json                   what was embedded by which weights; at the end, counts
 
@@ -94,14 +94,19 @@ def _write_shard(
     trained: model.Model, entry: Entry, indices: range, arrays: Path, rows: Path
 ) -> None:
     """Writes the rows and then the embeddings, whose file says that the shard is finished."""
-    found, reasons = [], {}
+    found, reasons, people = [], {}, []
+    field = entry.source.fields.get("identity")
     for part in pipeline.sequential(
         entry.source,
         size=trained.preprocess["size"],
         batch=min(trained.batch, len(indices)),
+        fields=("identity",) if field else (),
         crop=entry.crop,
         records=indices,
     ):
+        if field:
+            known = np.where(part.arrays["has_identity"], part.arrays["identity"], -1)
+            people += known[part.ids >= 0].tolist()
         values = trained.embed(part.arrays["image"])
         values[~part.arrays["valid"]] = np.nan
         found.append(values[part.ids >= 0])
@@ -110,10 +115,11 @@ def _write_shard(
     broken = ~np.isfinite(embeddings).all(axis=1)
     embeddings[broken] = np.nan
     norms = np.linalg.norm(embeddings.astype(np.float64), axis=1)
-    lines = [("label", "index", "name", "norm", "rejected")]
-    for index, norm, bad in zip(indices, norms, broken):
+    lines = [("label", "index", "name", "norm", "rejected", "identity")]
+    for index, norm, bad, who in zip(indices, norms, broken, people or [-1] * len(indices)):
         judged = ("", reasons.get(index, "embedding not finite")) if bad else (f"{norm:.9g}", "")
-        lines.append((entry.label, index, entry.source.name(index), *judged))
+        known = "" if who < 0 else field.names[who] if field.names else who
+        lines.append((entry.label, index, entry.source.name(index), *judged, known))
     text = io.StringIO()
     csv.writer(text).writerows(lines)
     with replacing(rows) as file:

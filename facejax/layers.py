@@ -43,25 +43,37 @@ def layer_norm(x: jax.Array, name: str, eps: float = NORM_EPS, affine: bool = Tr
     return norm(x)
 
 
+Activation = Literal["gelu", "relu", "relu6"]
+"""Exact (erf) GELU, ReLU, ReLU cut at 6."""
+
+ACTIVATIONS = {"gelu": partial(nn.gelu, approximate=False), "relu": nn.relu, "relu6": nn.relu6}
+
+
 class Mlp(nn.Module):
-    """Linear, exact (erf) GELU, Linear back to the width of the input: [B, N, D] -> [B, N, D].
+    """Linear, activation, Linear back to the width of the input: [B, N, D] -> [B, N, D].
 
     Attributes:
         hidden: width between the two layers.
         dtype: compute dtype.
+        activation: between the two layers.
     """
 
     hidden: int
     dtype: Any = None
+    activation: Activation = "gelu"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         h = dense(self.hidden, dtype=self.dtype, name="fc1")(x)
-        return dense(x.shape[-1], dtype=self.dtype, name="fc2")(nn.gelu(h, approximate=False))
+        return dense(x.shape[-1], dtype=self.dtype, name="fc2")(ACTIVATIONS[self.activation](h))
+
+
+Implementation = Literal["xla", "float32", "cudnn"]
+"""How attention is computed, see `attend`."""
 
 
 def attend(
-    q: jax.Array, k: jax.Array, v: jax.Array, implementation: Literal["xla", "cudnn"] = "xla"
+    q: jax.Array, k: jax.Array, v: jax.Array, implementation: Implementation = "xla"
 ) -> jax.Array:
     """Scaled dot-product attention.
 
@@ -71,6 +83,7 @@ def attend(
         v: [B, N, heads, C].
         implementation: "cudnn" is the fused kernel of `jax.nn.dot_product_attention`; it needs a
             GPU and bfloat16. `jax.nn` has an "xla" too, but its softmax cuts float64 to float32.
+            "float32" is "xla" with both products in float32 or wider, too.
 
     Returns:
         [B, M, heads, C].
@@ -78,6 +91,8 @@ def attend(
     if implementation == "cudnn":
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     wide = jnp.promote_types(q.dtype, jnp.float32)
+    if implementation == "float32":
+        q, k, v = (x.astype(wide) for x in (q, k, v))
     # Without it the backward pass of the scores would multiply in float32.
     bf16 = jax.lax.DotAlgorithmPreset.BF16_BF16_F32 if q.dtype == jnp.bfloat16 else None
     scores = jnp.einsum(
@@ -98,7 +113,7 @@ class Attention(nn.Module):
 
     heads: int
     qkv_bias: bool = True
-    implementation: Literal["xla", "cudnn"] = "xla"
+    implementation: Implementation = "xla"
     dtype: Any = None
 
     @nn.compact
@@ -124,6 +139,8 @@ class Block(nn.Module):
             (Touvron et al. 2021, arXiv:2103.17239).
         attention: see `attend`.
         dtype: compute dtype.
+        activation: of the MLP.
+        eps: of the norms.
     """
 
     width: int
@@ -131,8 +148,10 @@ class Block(nn.Module):
     mlp_ratio: float = 4.0
     qkv_bias: bool = True
     layer_scale: float | None = None
-    attention: Literal["xla", "cudnn"] = "xla"
+    attention: Implementation = "xla"
     dtype: Any = None
+    activation: Activation = "gelu"
+    eps: float = NORM_EPS
 
     @nn.compact
     def __call__(self, x: jax.Array, branch_scale: jax.Array | None = None) -> jax.Array:
@@ -145,9 +164,9 @@ class Block(nn.Module):
         """
         x = x.astype(self.dtype or x.dtype)
         attn = Attention(self.heads, self.qkv_bias, self.attention, self.dtype, name="attn")
-        x = self._add(x, attn(layer_norm(x, "norm1")), "ls1", branch_scale, 0)
-        mlp = Mlp(int(self.width * self.mlp_ratio), self.dtype, name="mlp")
-        return self._add(x, mlp(layer_norm(x, "norm2")), "ls2", branch_scale, 1)
+        x = self._add(x, attn(layer_norm(x, "norm1", self.eps)), "ls1", branch_scale, 0)
+        mlp = Mlp(int(self.width * self.mlp_ratio), self.dtype, self.activation, name="mlp")
+        return self._add(x, mlp(layer_norm(x, "norm2", self.eps)), "ls2", branch_scale, 1)
 
     def _add(self, x, branch, name, branch_scale, index):
         if self.layer_scale is not None:
@@ -190,13 +209,19 @@ class AttentionPool(nn.Module):
 
 
 Remat = Literal["none", "dots", "full"]
-"""What a backward pass recomputes: nothing, all but matrix products, or whole blocks."""
+"""What a backward pass recomputes: nothing, all but matrix products and convolutions, or blocks."""
 
 
 def remat_policy(remat: Remat):
     """What `jax.checkpoint` may save under "full" or "dots"."""
+    if remat == "full":
+        return jax.checkpoint_policies.nothing_saveable
     dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    return dots if remat == "dots" else jax.checkpoint_policies.nothing_saveable
+    return jax.checkpoint_policies.save_from_both_policies(dots, _convolutions_saveable)
+
+
+def _convolutions_saveable(prim, *_, **__) -> bool:
+    return prim.name == "conv_general_dilated"
 
 
 class BatchNorm(nn.Module):
@@ -249,7 +274,7 @@ class MlpHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        act = {"relu": nn.relu, "gelu": partial(nn.gelu, approximate=False)}[self.activation]
+        act = ACTIVATIONS[self.activation]
         last = len(self.widths) - 1
         for i, width in enumerate(self.widths):
             normed = self.norm != "none" and (i < last or self.final_norm)

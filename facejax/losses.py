@@ -101,15 +101,16 @@ def losses_of(
         ctx = context(given, label, draw, apply)
         ctx = dataclasses.replace(ctx, batch=batch, feats=modifiers)
         ctx = dataclasses.replace(ctx, modify=_modify(given, trained, label, ctx, collected))
-        loss = objective.module.loss(
-            objective.config,
-            own,
-            given.state.ema["objective"].get(label, {}),
-            given.state.objective["state"].get(label, {}),
-            {name: f for name, f in feats.items() if name not in modifiers},
-            batch,
-            ctx,
-        )
+        with keys_of(objective.config, f"config.objective.{label}"):
+            loss = objective.module.loss(
+                objective.config,
+                own,
+                given.state.ema["objective"].get(label, {}),
+                given.state.objective["state"].get(label, {}),
+                {name: f for name, f in feats.items() if name not in modifiers},
+                batch,
+                ctx,
+            )
         out[label] = _with_modifiers(loss, collected)
     return out
 

@@ -28,6 +28,8 @@ PLACEMENTS = ("replicate", "fsdp", "devices")
 RULES = (
     (r"^(step|skipped|nonfinite)$", "replicate"),
     (r"(^|/)(bias|scale|ls1|ls2|count)$", "replicate"),
+    (r"(^|/)lora/", "replicate"),
+    (r"(^|/)grouped/kernel$", "replicate"),  # small; split, it would split the feature maps too
     (r"^objective/(sparse|velocity)/", "devices"),
     (r"(^|/)stats/", "replicate"),
     (r"(^|/)(kernel|embedding|pos_embed|cls_token|mask_token|registers|latent)$", "fsdp"),

@@ -16,6 +16,7 @@ import optax
 from facejax.config import Optimizer, Rule
 from facejax.contracts import Params, Sparse
 from facejax.errors import UserError
+from facejax.ops.groups import apart
 from facejax.schedule import Schedule, at
 
 
@@ -134,7 +135,7 @@ def sparse_update(
     Args:
         sparse: the constants.
         value: f32[C, D].
-        velocity: f32[C, D].
+        velocity: [C, D].
         grad: f32[R, D], gradient of the gathered rows.
         rows: i32[R], unique row numbers; those from C on are padding.
         lr: the run's learning rate.
@@ -144,12 +145,25 @@ def sparse_update(
         The new value and velocity. Rows with a non-finite gradient stay as they were, whatever the
         others do.
     """
-    rows = jnp.where(ok & jnp.isfinite(grad).all(axis=1), rows, value.shape[0])
-    old = value.at[rows].get(mode="fill", fill_value=0)
-    v = velocity.at[rows].get(mode="fill", fill_value=0)
-    v = sparse.momentum * v + grad + sparse.weight_decay * old
-    new = old - lr * sparse.lr * v
-    return value.at[rows].set(new, mode="drop"), velocity.at[rows].set(v, mode="drop")
+    n = value.shape[0] // sparse.groups
+
+    def moved(old, v, grad, lr):
+        v = sparse.momentum * v.astype(grad.dtype) + grad + sparse.weight_decay * old
+        return old - lr * sparse.lr * v, v.astype(velocity.dtype)
+
+    def change(first, value, velocity, grad, rows, lr, ok):
+        fine = ok & jnp.isfinite(grad).all(axis=1)
+        if sparse.groups > 1 and len(rows) == len(value):
+            new = moved(value, velocity, grad, lr)
+            return tuple(jnp.where(fine[:, None], n, o) for n, o in zip(new, (value, velocity)))
+        rows = jnp.where(fine, rows - first * n, value.shape[0])
+        old, v = (x.at[rows].get(mode="fill", fill_value=0) for x in (value, velocity))
+        new = zip((value, velocity), moved(old, v, grad, lr))
+        return tuple(x.at[rows].set(n, mode="drop") for x, n in new)
+
+    if sparse.groups == 1:
+        return change(0, value, velocity, grad, rows, lr, ok)
+    return apart(change, sparse.groups, (value, velocity, grad, rows), (lr, ok))
 
 
 class _Family(NamedTuple):

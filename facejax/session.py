@@ -14,10 +14,12 @@ from typing import Any
 import jax
 
 import facejax
-from facejax import checkpoint, config, evaluate, mesh, model, state
+from facejax import checkpoint, config, evaluate, lora, mesh, model, state
 from facejax.config import Run
 from facejax.contracts import Params, Spec, TowerSpec
+from facejax.data.blocklist import read_blocklist
 from facejax.data.mixture import Mixture, open_sources
+from facejax.data.order import NONE, Order, make_order
 from facejax.errors import UserError
 from facejax.optim import flatten
 
@@ -27,7 +29,7 @@ MAY_CHANGE = {
     *("max_nonfinite", "hang_seconds", "mesh", "checkpoint", "eval", "profile", "report"),
     *("export", "init_from"),
 }
-DATA_MAY_CHANGE = {"workers", "cache"}
+DATA_MAY_CHANGE = {"workers", "cache", "blocklist"}
 PLUGIN_MAY_CHANGE = {"remat", "scan", "attention"}  # how it is computed, not what
 
 
@@ -38,6 +40,7 @@ class Session:
     run: Run
     workdir: Path
     mixture: Mixture
+    order: Order
     evaluations: list[evaluate.Evaluation]
     program: state.Program
     frozen: Params
@@ -68,10 +71,12 @@ def prepare(run: Run, workdir: Path) -> Session:
     program = state.plan(run, spec, encoders)
     mixture.select(program.fields())  # a field that no source gives is found here
     state.placement(program, devices)  # a rule that does not fit is found here
+    blocked = read_blocklist(run.data.blocklist, mixture) if run.data.blocklist else NONE
     return Session(
         run=run,
         workdir=workdir,
         mixture=mixture,
+        order=make_order(mixture, run.seed, run.data.sampler, run.data.group, blocked),
         evaluations=evaluations,
         program=program,
         frozen=jax.device_put(
@@ -189,8 +194,11 @@ def starting_state(session: Session) -> tuple[state.TrainState, int]:
         source = model.load(session.run.init_from)
         _compatible(session.run, source)
         where = state.placement(program, session.mesh)
+        params = source.params
+        if isinstance(session.run.towers["encoder"].module, lora.Adapted):
+            params = lora.around(fresh.params["encoder"], lora.without(params))
         placed = jax.device_put(
-            (source.params, source.stats), (where.params["encoder"], where.stats["encoder"])
+            (params, source.stats), (where.params["encoder"], where.stats["encoder"])
         )
         fresh = state.with_encoders(program, fresh, {"encoder": placed})
     return fresh, 0
@@ -199,8 +207,9 @@ def starting_state(session: Session) -> tuple[state.TrainState, int]:
 def _compatible(run: Run, source: model.Model) -> None:
     tower = run.towers["encoder"]
     shapes = jax.eval_shape(lambda: tower.module.init(tower.config, jax.random.key(0), TowerSpec()))
-    want = {k: tuple(v.shape) for k, v in flatten(shapes[0]).items()}
-    have = {k: tuple(v.shape) for k, v in flatten(source.params).items()}
+    # Adapters start anew, on an encoder with or without any.
+    want = {k: tuple(v.shape) for k, v in flatten(lora.without(shapes[0])).items()}
+    have = {k: tuple(v.shape) for k, v in flatten(lora.without(source.params)).items()}
     different = sorted(k for k in {*want, *have} if want.get(k) != have.get(k))
     if different:
         raise UserError(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from facejax import mesh as mesh_lib
 from facejax import optim
-from facejax.config import Run
+from facejax.config import Rule, Run
 from facejax.contracts import (
     Draw,
     Ema,
@@ -27,6 +27,7 @@ from facejax.contracts import (
     stable_name,
 )
 from facejax.errors import UserError
+from facejax.lora import Adapted
 from facejax.typed import keys_of
 
 
@@ -132,6 +133,11 @@ def plan(run: Run, spec: Spec, frozen: Mapping[str, tuple[Any, Any]] | None = No
                 emas.setdefault(ema_name(p.weights), (p.weights, set()))[1].add(p.tower)
     shapes, own_emas, sparse = _declared(run, spec, forwards)
     rules = [rule for label in run.objectives for rule in _objective_rules(run, label)]
+    rules += [
+        Rule(rf"^{re.escape(name)}/(?!.*/lora/)", frozen_until=-1)
+        for name, tower in run.towers.items()
+        if isinstance(tower.module, Adapted)
+    ]
     optimizer = optim.make(
         run.optimizer, rules, shapes, global_batch=spec.global_batch, steps=spec.steps
     )
@@ -244,7 +250,11 @@ def _initial(run: Run, spec: Spec, forwards, key: jax.Array):
             {label: {n: v.state for n, v in named.items()} for label, named in modifiers.items()}
         ),
         "sparse": sparse,
-        "velocity": jax.tree.map(jnp.zeros_like, sparse),
+        "velocity": {
+            label: {n: jnp.zeros_like(s.value, s.velocity) for n, s in v.sparse.items()}
+            for label, v in objectives.items()
+            if v.sparse
+        },
     }
     return params, stats, objective, objectives
 

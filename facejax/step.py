@@ -31,6 +31,7 @@ from facejax.losses import (
     sum_terms,
     total,
 )
+from facejax.ops.groups import take
 from facejax.schedule import at
 from facejax.state import Program, TrainState, bare, placement
 from facejax.typed import keys_of
@@ -56,7 +57,7 @@ def train_step(
     key = jax.random.fold_in(jax.random.key(run.seed), state.step)
     draw = Draw(key, jnp.arange(B, dtype=jnp.int32))
     rows = _sparse_rows(program, state, batch, draw)
-    trained = {"params": state.params, "rows": _gather(state.objective["sparse"], rows)}
+    trained = {"params": state.params, "rows": _gather(program, state.objective["sparse"], rows)}
     given = Given(program, state, frozen, rows)
     if run.micro_batch in (None, B):
         grads, losses, stats = _one_shot(given, trained, batch, draw)
@@ -329,7 +330,8 @@ def _sparse_rows(program: Program, state: TrainState, batch: Batch, draw: Draw):
         objective = program.run.objectives[label]
         ctx = Ctx(step=state.step, draw=draw.fold(f"objective/{label}"), spec=program.spec)
         own = state.params["objective"].get(label, {})
-        rows = objective.module.rows(objective.config, own, batch, ctx)
+        with keys_of(objective.config, f"config.objective.{label}"):
+            rows = objective.module.rows(objective.config, own, batch, ctx)
         # A negative index would wrap around; past the end it is padding.
         out[label] = {
             name: jnp.where(r < 0, state.objective["sparse"][label][name].shape[0], r)
@@ -338,11 +340,11 @@ def _sparse_rows(program: Program, state: TrainState, batch: Batch, draw: Draw):
     return out
 
 
-def _gather(sparse: Params, rows: Mapping[str, Mapping[str, jax.Array]]) -> Params:
+def _gather(program: Program, sparse: Params, rows: Mapping[str, Mapping[str, jax.Array]]):
     return {
         label: {
-            # Padding rows lie outside the array and read as zero; the loss masks them.
-            name: value.at[rows[label][name]].get(mode="fill", fill_value=0)
+            # Padding rows may lie outside the array and read as zero; the loss masks them.
+            name: take(value, rows[label][name], program.sparse[label][name].groups)
             for name, value in named.items()
         }
         for label, named in sparse.items()

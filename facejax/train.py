@@ -154,8 +154,8 @@ def read_batches(session: Session, start: int, reading: Reading) -> Iterator[pip
     run = session.run
     return pipeline.batches(
         session.mixture,
+        session.order,
         size=run.data.size,
-        seed=run.seed,
         global_batch=run.global_batch,
         fields=session.program.fields(),
         start=start,
@@ -163,9 +163,7 @@ def read_batches(session: Session, start: int, reading: Reading) -> Iterator[pip
         rows=mesh.local_rows(session.mesh, run.global_batch),
         workers=run.data.workers,
         cache=run.data.cache,
-        sampler=run.data.sampler,
         reading=reading,
-        group=run.data.group,
     )
 
 
@@ -225,6 +223,8 @@ def _finished(session: Session) -> Path:
 
 def _warn(session: Session, current: state.TrainState) -> None:
     run = session.run
+    if session.primary and session.order.notes:
+        print(*session.order.notes, sep="\n", file=sys.stderr)
     if run.micro_batch not in (None, run.global_batch) and jax.tree.leaves(current.stats):
         print(
             "warning: config.micro_batch: BatchNorm sees one micro-batch at a time, so this is not "

@@ -82,6 +82,9 @@ def _coerce_union(value: Any, options: Sequence[Any], where: str) -> Any:
     for option in options:
         if dataclasses.is_dataclass(option) and isinstance(value, Mapping):
             return build(option, value, where)
+    literals = [o for o in options if typing.get_origin(o) is Literal]
+    if isinstance(value, str) and len(literals) == 1 and str not in options:
+        return coerce(value, literals[0], where)
     for option in options:
         try:
             return coerce(value, option, where)

@@ -107,8 +107,10 @@ def batch(spec: Spec = SPEC, seed: int = 0) -> dict[str, jax.Array]:
     """The fields that test objectives read."""
     rng = np.random.default_rng(seed)
     image = jnp.asarray(rng.integers(0, 256, (B, spec.size, spec.size, 3)), jnp.uint8)
+    identity = rng.integers(0, spec.classes["identity"], B)
+    identity[1::4] = identity[::4]  # two of them twice
     fields = {
-        "identity": jnp.asarray(rng.integers(0, spec.classes["identity"], B), jnp.int32),
+        "identity": jnp.asarray(identity, jnp.int32),
         "feature": jnp.asarray(rng.normal(size=(B, 8)), jnp.float32),
         "attributes": jnp.asarray(rng.integers(-1, 2, (B, 3)), jnp.int8),
         "landmarks": jnp.asarray(rng.uniform(0, spec.size, (B, 68, 2)), jnp.float32),

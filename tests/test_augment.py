@@ -19,6 +19,7 @@ CROP = {"scale": (0.3, 1.0), "ratio": (0.75, 4 / 3)}
 SIMCLR = Aug(
     16, **CROP, flip=0.5, jitter=(0.8, 0.8, 0.8, 0.2), gray_p=0.2, blur_p=0.5, solarize_p=0.2
 )
+ADAFACE = Aug(16, flip=0.5, cut_p=0.5, shrink_p=0.5, jitter=(0.5, 0.5, 0.5, 0.0), jitter_p=0.5)
 
 
 def photos(count, height, width, seed=0):
@@ -323,10 +324,39 @@ def test_solarize_inverts_the_upper_half():
     np.testing.assert_allclose(out["levels"], np.where(image >= 128, 255 - image, image), atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["flip", "gray_p", "blur_p", "solarize_p"])
+def test_a_cut_leaves_a_box_where_it_was_and_black_around_it():
+    image = photos(400, 24, 24) // 2 + 100  # nothing is black by itself
+    out = show(Aug(24, cut_p=1.0, cut=(0.25, 0.5)), image)
+    kept = out["levels"].max(-1) > 50
+    rows, columns = kept.any(2), kept.any(1)
+    np.testing.assert_array_equal(kept, rows[:, :, None] & columns[:, None])
+    for side in (rows, columns):  # one run of pixels each
+        assert (np.abs(np.diff(np.pad(side, ((0, 0), (1, 1))).astype(int))).sum(1) == 2).all()
+    np.testing.assert_allclose(out["levels"][kept], image[kept], atol=1e-3)
+    np.testing.assert_allclose(out["levels"][~kept], 0, atol=1e-3)
+    share = kept.mean((1, 2))
+    assert abs(share.mean() - 0.375) < 0.01
+    assert 0.2 < share.min() < share.max() < 0.57
+
+
+@pytest.mark.parametrize("share", [1 / 5, 0.49, 2 / 3, 1.0])
+def test_shrinking_is_pillows_resize_there_and_back(share):
+    image = photos(2, 30, 30)
+    out = show(Aug(30, shrink_p=1.0, shrink=(share, share)), image)
+    side = round(30 * share)
+    for levels, x in zip(out["levels"], image):
+        for c in range(3):
+            plane = Image.fromarray(x[..., c].astype(np.float32))
+            small = plane.resize((side, side), Image.BILINEAR)
+            want = np.asarray(small.resize((30, 30), Image.BILINEAR))
+            np.testing.assert_allclose(levels[..., c], want, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["flip", "cut_p", "shrink_p", "gray_p", "blur_p", "solarize_p"])
 def test_probabilities_are_met(name):
-    image = photos(1000, 4, 4)
-    out = show(Aug(4, **{name: 0.3}, blur_sigma=(60.0, 60.0)), image)
+    image = photos(1000, 4, 4) // 2 + 100 if name == "cut_p" else photos(1000, 4, 4)
+    hard = {"blur_sigma": (60.0, 60.0), "cut": (0.1, 0.1), "shrink": (0.25, 0.25)}
+    out = show(Aug(4, **{name: 0.3}, **hard), image)
     changed = np.abs(out["levels"] - image).max((1, 2, 3)) > 0.01
     assert abs(changed.mean() - 0.3) < 3 * np.sqrt(0.21 / 1000)
 
@@ -334,13 +364,14 @@ def test_probabilities_are_met(name):
 # -------------------------------------------------------------------------------- randomness
 
 
-def test_a_row_depends_on_its_global_number_alone():
+@pytest.mark.parametrize("aug", [SIMCLR, ADAFACE], ids=["simclr", "adaface"])
+def test_a_row_depends_on_its_global_number_alone(aug):
     batch = {
         "image": jnp.asarray(photos(6, 20, 20)),
         "regions": jnp.asarray(np.random.default_rng(0).integers(0, 11, (6, 20, 20), np.uint8)),
         "landmarks": jnp.asarray(np.random.default_rng(1).uniform(0, 20, (6, 5, 2)), jnp.float32),
     }
-    run = partial(jitted, View(aug=SIMCLR))
+    run = partial(jitted, View(aug=aug))
     whole = run(batch, draw(jnp.arange(10, 16)))
     for rows in ([4, 1, 5, 0, 3, 2], [2]):
         index = np.array(rows)

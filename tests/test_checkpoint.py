@@ -58,7 +58,8 @@ DAMAGE = {
     "truncated files": cut,
     "missing files": lose,
     "no list of arrays": lambda folder: (folder / "state" / "_METADATA").write_text("{"),
-    "no checksums": lambda folder: (folder / "_CHECKPOINT_METADATA").write_text("{}"),
+    "no checksums": lambda folder: (folder / "checksums.json").unlink(),
+    "torn checksums": lambda folder: (folder / "checksums.json").write_text('{"params/a'),
 }
 
 

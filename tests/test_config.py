@@ -37,6 +37,8 @@ RICH = {
     "data": {
         "size": 16,
         "mean": (0, 0.5, 1),
+        "sampler": {"type": "pk", "people": 4, "images": 2, "min_images": 3},
+        "blocklist": "blocked.txt",
         "sources": (
             {"name": "folder", "path": "a.zip", "labels": ("a.csv", "b.csv"), "weight": 0.5},
             {"name": "synthetic", "n": 8},
@@ -104,6 +106,11 @@ def rules(**keys):
         ({"data": {"sources": ("folder",)}}, "config.data.sources[0]", "not of type Mapping"),
         ({"data": {"sampler": "shufle"}}, "config.data.sampler", "did you mean 'shuffle'?"),
         ({"data": {"group": 3}}, "config.data.group", "groups of 3 do not fill a batch of 8"),
+        ({"data": {"sampler": {"type": "pc"}}}, "config.data.sampler.type", "did you mean 'pk'?"),
+        ({"data": {"sampler": {"type": "pk", "images": 4}}}, "config.data.sampler.people",
+         "0 people x 4 images do not fill 8 rows"),
+        ({"data": {"sampler": {"type": "balanced"}, "group": 2}}, "config.data.group",
+         "the sampler makes the groups"),
         ({"dtype": "bfloat61"}, "config.dtype", "did you mean 'bfloat16'?"),
         ({"optimizer": rules(pattern="x", name="adam")}, "config.optimizer.rules[1].name",
          "did you mean 'adamw'?"),

@@ -13,7 +13,8 @@ from facejax.data.records import Field
 from facejax.planning import inputs
 from facejax.step import train_step
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("[!_]*.py"))
+FOLDER = Path(__file__).parents[1] / "configs"
+CONFIGS = sorted(path for path in FOLDER.glob("*.py") if path.stem != "common")
 TOLD = {"identity": 1000, "expression": 7, "clip": 100, "frame": 2}
 
 

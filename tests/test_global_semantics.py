@@ -20,11 +20,15 @@ OBJECTIVES = {
     "swav": {**HEAD, "prototypes": 6, "local_crops": 1, "frozen": 1, "queue": 32},
     "dino": {"hidden": 16, "bottleneck": 8, "depth": 2, "prototypes": 6, "local_crops": 1},
     "supcon": HEAD,
+    "arcface": {"scale": 8.0, "sample_rate": 0.5},
+    "adaface": {"scale": 8.0, "groups": 16},
+    "elasticface": {"scale": 8.0, "plus": True, "velocity": "bfloat16"},
 }
 STATES = {
     "moco": {"queue/rows", "queue/pointer"},
     "swav": {f"global_{i}/{part}" for i in (0, 1) for part in ("rows", "pointer")},
     "dino": {"centre"},
+    "adaface": {"mean", "deviation"},
 }
 
 
@@ -55,7 +59,7 @@ def test_meshes_agree(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["moco", "barlow", "swav", "dino", "supcon"])
+@pytest.mark.parametrize("name", ["moco", "barlow", "swav", "dino", "supcon", "adaface"])
 def test_accumulation_equals_the_whole_batch(name):
     run = {name: OBJECTIVES[name]}
     whole, _ = steps(resolve(run, global_batch=16), 2)

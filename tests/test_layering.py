@@ -95,6 +95,7 @@ def test_the_reader_of_imports_finds_every_form():
     ("room", "forbidden"),
     [
         ("facejax.data", ON_DEVICE),
+        ("facejax.cleaning", (*ON_DEVICE, *LOOP)),
         ("facejax.evaluators", (*ON_DEVICE, *LOOP, "facejax.model", "facejax.checkpoint")),
         ("facejax.encoders", (*LOOP, "facejax.losses", "facejax.objectives", "facejax.modifiers")),
         ("facejax.objectives", (*LOOP, "facejax.losses", "facejax.encoders", "facejax.modifiers")),

@@ -24,13 +24,22 @@ from facejax.session import spec_of  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "golden"
 # A masked and a contrastive objective together; a queue and a teacher; prototypes and a centre;
-# decoders with teachers of their own; a prior and an optimiser rule; prototypes per class.
-FAMILIES = ("quickstart", "moco", "dino", "fsfm", "adversarial_prior", "attract_repel")
+# decoders with teachers of their own; a prior and an optimiser rule; prototypes per class; class
+# centres, convolutions and running statistics.
+FAMILIES = {
+    "quickstart": "quickstart",
+    "moco": "moco_vit_faces",
+    "dino": "dino_vit_faces",
+    "fsfm": "fsfm_vit_faces",
+    "adversarial_prior": "adversarial_prior_vit_faces",
+    "attract_repel": "attract_repel_vit_faces",
+    "adaface": "adaface_mobilefacenet_celeba",
+}
 
 
 def placements(name: str) -> dict[str, list]:
     """Path in the state -> axes, on 2 x 4 devices; blocks that are alike share a line."""
-    path = ROOT / "configs" / (f"{name}.py" if name == "quickstart" else f"{name}_vit_faces.py")
+    path = ROOT / "configs" / f"{FAMILIES[name]}.py"
     run = config.resolve(command_line.load_file(str(path)))
     known = inputs.without_data(run, TOLD)
     run = inputs.with_steps(run, known)

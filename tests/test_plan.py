@@ -17,7 +17,7 @@ from facejax.errors import UserError
 from facejax.planning import topology
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "configs").glob("[!_]*.py"))
+CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem != "common")
 needs_compiler = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu: see requirements-plan.txt"
 )

@@ -1,8 +1,10 @@
 """Several sources as one: opening them from config dicts, labels, weights, united fields."""
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 from facejax import plugins
@@ -61,6 +63,16 @@ class Mixture:
     @property
     def labels(self) -> tuple[str, ...]:
         return tuple(entry.label for entry in self.entries)
+
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        """Number of each source's first record, counted through all of them."""
+        return tuple(accumulate(map(len, self.sources[:-1]), initial=0))
+
+    def locate(self, number: int) -> tuple[int, int]:
+        """Source and index within it of a record counted through all sources."""
+        source = bisect_right(self.starts, number) - 1
+        return source, number - self.starts[source]
 
     @property
     def weights(self) -> tuple[float, ...]:

@@ -1,20 +1,17 @@
 """From a mixture of sources to batches of uint8 images on the host.
 
-Which record stands at which row of global batch n depends on (seed, n) alone: an index of record
-numbers (seeded, shuffled anew each epoch, mixed by weight) is read at position n * global_batch +
-row. A process reads the rows of its own devices, a resumed run starts at another n, and neither
-changes what stands where. Everything random that comes later happens on the device.
+Which record stands at which row of global batch n depends on (seed, n) alone: an order of record
+numbers (see `order.py`) is read at position n * global_batch + row. A process reads the rows of its
+own devices, a resumed run starts at another n, and neither changes what stands where. Everything
+random that comes later happens on the device.
 
-A broken record is replaced by the next good one of its source, so ids stay a function of
+A broken record is replaced by the next good one of the order's spares, so ids stay a function of
 (seed, n) and the data.
 """
 
-import sys
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from itertools import accumulate
+from itertools import islice
 from typing import Literal, NamedTuple
 
 import grain
@@ -23,10 +20,11 @@ import numpy as np
 from facejax.data.decode import decode
 from facejax.data.fields import collate
 from facejax.data.mixture import Entry, Mixture
+from facejax.data.order import Order
 from facejax.data.reading import Reading
 from facejax.data.records import BadRecord, Record, Source
 from facejax.data.rejected import Rejection
-from facejax.errors import TrainingFailed, UserError
+from facejax.errors import TrainingFailed
 
 Id = tuple[int, int]
 """Position of the source in the mixture, index within it."""
@@ -65,62 +63,16 @@ class Rows(NamedTuple):
     bad: list[tuple[int, str, str]]
 
 
-def index(
-    mixture: Mixture, seed: int, sampler: str = "shuffle", group: int = 1
-) -> grain.MapDataset:
-    """The endless sequence of record numbers, counted through all sources of the mixture.
-
-    Shuffling is seeded by the source's label, so adding a source leaves the order of the others.
-    Grain mixes in whole hundredths of the smallest weight, so shares are exact to 1 %. Between the
-    records of a group may lie some of the other sources.
-    """
-    starts = accumulate((len(s) for s in mixture.sources), initial=0)
-    parts = []
-    for start, entry in zip(starts, mixture.entries):
-        part = grain.MapDataset.range(start, start + len(entry.source))
-        key = zlib.crc32(f"{seed}/{entry.label}".encode())
-        if group > len(part):
-            what = f"{entry.label} has {len(part)} records, fewer than a group of {group}"
-            raise UserError("config.data.group", what, "make it smaller")
-        parts.append(_shuffled(part, key, group) if sampler == "shuffle" else part.repeat())
-    return parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=mixture.weights)
-
-
-def _shuffled(part: grain.MapDataset, seed: int, group: int = 1) -> grain.MapDataset:
-    """`part` without end, in another order each time round; groups of records stay together."""
-    length = len(part)
-    if group > 1:
-        units = _shuffled(grain.MapDataset.range(length // group), seed)
-        return grain.MapDataset.range(sys.maxsize).map(
-            lambda i: part[units[i // group] * group + i % group]
-        )
-    if length >= 2**16:
-        return part.shuffle(seed=seed).repeat()
-    # Grain permutes 2**16 numbers at least and walks on until one is within the length: 2.5 ms
-    # per record of a source of twenty. A table per epoch takes microseconds.
-    return grain.MapDataset.range(sys.maxsize).map(
-        lambda i: part[int(_permutation(seed, i // length, length)[i % length])]
-    )
-
-
-@lru_cache(maxsize=64)
-def _permutation(seed: int, epoch: int, length: int) -> np.ndarray:
-    # Raw bits, because NumPy promises only these to stay the same from version to version.
-    return np.argsort(np.random.Philox([seed, epoch]).random_raw(length), kind="stable")
-
-
 def batches(
     mixture: Mixture,
+    order: Order,
     *,
     size: int,
-    seed: int,
     global_batch: int,
     rows: np.ndarray,
     fields: Sequence[str] = (),
     start: int = 0,
     steps: int,
-    sampler: Literal["shuffle", "sequential"] = "shuffle",
-    group: int = 1,
     workers: int = 2,
     cache: Literal["none", "decoded"] = "none",
     reading: Reading | None = None,
@@ -128,13 +80,11 @@ def batches(
     """Reads and decodes global batches start, start + 1, ..., steps - 1, ahead of their use.
 
     Args:
+        order: which record stands where.
         size: side of the images in pixels.
-        seed: of the order.
         global_batch: rows of a batch over all processes.
         rows: the rows, of range(global_batch), that this process needs.
         fields: names of the fields wanted beside `image`.
-        sampler: a new order each epoch, or the sources' own order.
-        group: see `config.Data`.
         workers: threads, each loading a batch at a time; 0 loads when asked.
         cache: "decoded" keeps every decoded record in memory from its first use on.
         reading: notes what is being read.
@@ -143,16 +93,11 @@ def batches(
         UserError: at once, for a field that the mixture does not give.
         TrainingFailed: from the iterator, if a source has no good record in 1000.
     """
-    order = index(mixture, seed, sampler, group)
     kept = {} if cache == "decoded" else None
-    loader = _Loader(mixture, size, mixture.select(fields), kept, reading or Reading())
-    ends = list(accumulate(len(s) for s in mixture.sources))
+    loader = _Loader(mixture, order, size, mixture.select(fields), kept, reading or Reading())
 
     def load(step: int) -> HostBatch:
-        numbers = np.array([order[step * global_batch + int(row)] for row in rows], np.int64)
-        sources = np.searchsorted(ends, numbers, side="right")
-        local = numbers - np.concatenate([[0], ends])[sources]
-        return loader.load(step, list(zip(sources.tolist(), local.tolist())))
+        return loader.load(step, [step * global_batch + int(row) for row in rows])
 
     return _ahead(load, start, steps, workers)
 
@@ -217,27 +162,29 @@ class _Loader:
     """Reads, decodes and replaces; shared by threads, which at worst decode a record twice."""
 
     mixture: Mixture
+    order: Order
     size: int
     fields: dict
     cache: dict[Id, Record] | None
     reading: Reading
     broken: dict[Id, BadRecord] = field(default_factory=dict)
 
-    def load(self, step: int, ids: list[Id]) -> HostBatch:
+    def load(self, step: int, positions: list[int]) -> HostBatch:
+        ids = [self.mixture.locate(self.order[position]) for position in positions]
         records = self._decoded(ids)
         bad: dict[Id, Rejection] = {}
-        for row, (wanted, record) in enumerate(zip(ids, records)):
-            at, tries = wanted, 0
-            while isinstance(record, BadRecord):
-                bad[at] = self._rejection(at, record)
-                tries += 1
-                source, number = at
-                if tries == min(GIVE_UP_AFTER, len(self.mixture.sources[source])):
-                    label, what = self.mixture.labels[source], f"{tries} broken records in a row"
+        for row, position in enumerate(positions):
+            wanted, met, spares = ids[row], 0, None
+            while isinstance(records[row], BadRecord):
+                bad[ids[row]] = self._rejection(ids[row], records[row])
+                met += 1
+                spares = spares or islice(self.order.spares(position), GIVE_UP_AFTER - 1)
+                spare = next(spares, None)
+                if spare is None:
+                    label, what = self.mixture.labels[wanted[0]], f"{met} broken records in a row"
                     raise TrainingFailed(label, what, f"first: {bad[wanted][2]} ({bad[wanted][1]})")
-                at = source, (number + 1) % len(self.mixture.sources[source])
-                record = self._decoded([at])[0]
-            ids[row], records[row] = at, record
+                ids[row] = self.mixture.locate(spare)
+                records[row] = self._decoded([ids[row]])[0]
         arrays = collate(records, self.fields, self.size)
         labels = self.mixture.labels
         return HostBatch(step, arrays, [(labels[s], i) for s, i in ids], list(bad.values()))

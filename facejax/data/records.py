@@ -54,7 +54,11 @@ class BadRecord:
 
 
 class Source(Protocol):
-    """A random-access set of records; `read` is called from several threads at once."""
+    """A random-access set of records; `read` is called from several threads at once.
+
+    One that knows the identity of every record without reading images may say so by a method
+    `identities() -> i32[N]` (-1: unknown); samplers read every record of the others.
+    """
 
     fields: dict[str, Field]
 

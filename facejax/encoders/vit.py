@@ -21,6 +21,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from facejax.contracts import Draw, Drawn, Features, Output, Params, Tower, TowerSpec
+from facejax.encoders import _tokens
+from facejax.encoders._tokens import block_name as block_name
 from facejax.errors import UserError, nearest
 from facejax.layers import (
     NORM_EPS,
@@ -28,7 +30,6 @@ from facejax.layers import (
     Block,
     Remat,
     dense,
-    remat_policy,
     sincos_2d,
 )
 
@@ -151,11 +152,6 @@ def tower(cfg: Config) -> Tower:
     return Tower(width, cfg.embed or width, cfg.patch, cfg.prefix, cfg.size, depth)
 
 
-def block_name(index: int) -> str:
-    """The parameter name of block `index`."""
-    return f"blocks_{index:02d}"
-
-
 def init(cfg: Config, rng: jax.Array, spec: TowerSpec) -> tuple[Params, Params]:
     """Draws the parameters; `cfg.size` is set.
 
@@ -227,8 +223,12 @@ def apply(
     if context is not None or cond is not None:
         raise ValueError("vit takes neither context nor cond")
     x = _embed(cfg, params, inputs["image"], mask)
-    scales = _branch_scales(cfg, draw) if train and draw is not None and cfg.drop_path else None
-    x, layers = _run_blocks(cfg, params, x, scales, "layers" in outputs)
+    depth, scales = cfg.dims.depth, None
+    if train and draw is not None and cfg.drop_path:
+        scales = _tokens.branch_scales(depth, cfg.drop_path, draw)
+    x, layers = _tokens.run_blocks(
+        _block(cfg), params, depth, x, scales, "layers" in outputs, cfg.remat, cfg.scan
+    )
     normed = _norm().apply({"params": params["norm"]}, x)
     prefix, tokens = normed[:, : cfg.prefix], normed[:, cfg.prefix :]
     features = Features(
@@ -278,71 +278,17 @@ def _attention_pool(cfg: Config) -> AttentionPool:
 
 
 def _embed(cfg: Config, params: Params, image: jax.Array, mask: Drawn | None) -> jax.Array:
-    """Images to tokens [B, P + n, D]. Patches are gathered before they are projected."""
-    B, p, D = image.shape[0], cfg.patch, cfg.dims.width
-    grid = image.shape[1] // p, image.shape[2] // p
-    patches = image.reshape(B, grid[0], p, grid[1], p, 3).transpose(0, 1, 3, 2, 4, 5)
-    patches = patches.reshape(B, grid[0] * grid[1], p * p * 3)
-    positions = jnp.broadcast_to(_positions(cfg, params, grid)[None], (B, *patches.shape[1:2], D))
-    if mask is not None and mask.keep is not None:
-        patches = jnp.take_along_axis(patches, mask.keep[..., None], axis=1)
-        positions = jnp.take_along_axis(positions, mask.keep[..., None], axis=1)
-    x = dense(D, dtype=jnp.dtype(cfg.dtype)).apply({"params": params["patch_embed"]}, patches)
-    if mask is not None and mask.keep is None:
-        removed = (mask.mask & 1).astype(bool)[..., None]
-        x = jnp.where(removed, params["mask_token"][None].astype(x.dtype), x)
-    x = x + positions.astype(x.dtype)
+    """Images to tokens [B, P + n, D]."""
+    grid = image.shape[1] // cfg.patch, image.shape[2] // cfg.patch
+    positions = (
+        jnp.asarray(sincos_2d(cfg.dims.width, grid))
+        if cfg.positions == "sincos"
+        else _tokens.resized(params["pos_embed"], tower(cfg).grid(), grid)
+    )
+    x = _tokens.embed(params, image, cfg.patch, positions, mask, jnp.dtype(cfg.dtype))
     prefix = [params[name] for name in ("cls_token", "registers") if name in params]
-    prefix = [jnp.broadcast_to(t[None], (B, *t.shape)).astype(x.dtype) for t in prefix]
+    prefix = [jnp.broadcast_to(t[None], (x.shape[0], *t.shape)).astype(x.dtype) for t in prefix]
     return jnp.concatenate([*prefix, x], axis=1)
-
-
-def _positions(cfg: Config, params: Params, grid: tuple[int, int]) -> jax.Array:
-    """f32[N, D] for this grid; learned ones are resized bicubically with antialiasing, as timm."""
-    D = cfg.dims.width
-    if cfg.positions == "sincos":
-        return jnp.asarray(sincos_2d(D, grid))
-    own = tower(cfg).grid()
-    if grid == own:
-        return params["pos_embed"]
-    plane = params["pos_embed"].reshape(*own, D)
-    return jax.image.resize(plane, (*grid, D), "bicubic", antialias=True).reshape(-1, D)
-
-
-def _branch_scales(cfg: Config, draw: Draw) -> jax.Array:
-    """f32[depth, B, 2]: 0 where stochastic depth drops a branch of a row, else 1 / keep."""
-    depth = cfg.dims.depth
-
-    def scales(index):
-        keep = 1.0 - cfg.drop_path * index / max(depth - 1, 1)
-        keys = draw.fold(block_name(index)).keys()
-        uniform = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)
-        return (uniform < keep) / jnp.float32(keep)
-
-    return jnp.stack([scales(i) for i in range(depth)])
-
-
-def _run_blocks(cfg, params, x, scales, want_layers):
-    """Returns the residual stream after the last block and, if wanted, after each block."""
-    block = _block(cfg)
-
-    def step(x, xs):
-        block_params, scale = xs
-        x = block.apply({"params": block_params}, x, scale)
-        return x, x if want_layers else None
-
-    if cfg.remat != "none":
-        step = jax.checkpoint(step, policy=remat_policy(cfg.remat), prevent_cse=not cfg.scan)
-    blocks = [params[block_name(i)] for i in range(cfg.dims.depth)]
-    if cfg.scan:
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
-        x, layers = jax.lax.scan(step, x, (stacked, scales))
-    else:
-        layers = []
-        for i, block_params in enumerate(blocks):
-            x, layer = step(x, (block_params, None if scales is None else scales[i]))
-            layers.append(layer)
-    return x, tuple(layers) if want_layers else None
 
 
 def _pool(cfg: Config, params: Params, prefix: jax.Array, tokens: jax.Array) -> jax.Array:

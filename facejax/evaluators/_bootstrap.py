@@ -51,11 +51,13 @@ def paired_interval(
 
 
 def weighted_mean(name: str) -> Statistic:
-    """The statistic "mean of items[name] over the units"."""
+    """The statistic "mean of items[name] over the units where it is not NaN"."""
 
     def statistic(items: Items, weights: np.ndarray) -> np.ndarray:
+        values = items[name].astype(np.float64)
+        known = np.isfinite(values)
         with np.errstate(invalid="ignore"):  # a draw may hold no unit at all: NaN
-            return weights @ items[name].astype(np.float64) / weights.sum(axis=1)
+            return weights @ np.where(known, values, 0.0) / (weights @ known.astype(np.float64))
 
     return statistic
 

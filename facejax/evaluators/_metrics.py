@@ -3,7 +3,12 @@
 Scores are similarities: higher means more alike, and a pair is accepted where score > threshold.
 """
 
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
 import numpy as np
+
+FEW_IMPOSTORS = 10
 
 # The grid of the LFW protocol, on squared distances of unit vectors (0..4).
 THRESHOLDS = np.arange(0, 4, 0.01)
@@ -88,10 +93,20 @@ def tar_at_far(score: np.ndarray, same: np.ndarray, far: float) -> tuple[float, 
     Returns:
         the rate and the threshold (-inf for far = 1).
     """
-    impostors = np.sort(score[~same])[::-1]
-    k = allowed_impostors(len(impostors), far)
-    threshold = impostors[k] if k < len(impostors) else -np.inf
-    return float(np.mean(score[same] > threshold)), float(threshold)
+    rates, thresholds = tar_at_fars(score, same, (far,))
+    return float(rates[0]), float(thresholds[0])
+
+
+def tar_at_fars(
+    score: np.ndarray, same: np.ndarray, far: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """`tar_at_far` at several rates, with one sort: f64[m] rates and f64[m] thresholds."""
+    impostors = np.append(np.sort(score[~same])[::-1], -np.inf)
+    most = len(impostors) - 1
+    thresholds = impostors[[min(allowed_impostors(most, f), most) for f in far]]
+    genuine = np.sort(score[same])
+    accepted = len(genuine) - np.searchsorted(genuine, thresholds, side="right")
+    return accepted / len(genuine), thresholds
 
 
 def tar_at_far_insightface(score: np.ndarray, same: np.ndarray, far: float) -> float:
@@ -105,6 +120,61 @@ def tar_at_far_insightface(score: np.ndarray, same: np.ndarray, far: float) -> f
     impostors = np.sum(~same)
     gap = np.abs(np.rint(false * impostors) - far * impostors)  # counts, so that ties are exact
     return float(true[np.argmin(gap)])
+
+
+def tar_metrics(
+    score: np.ndarray,
+    same: np.ndarray,
+    far: Iterable[float],
+    mode: Literal["exact", "insightface"] = "exact",
+) -> dict[str, float]:
+    """`tar@far=F` for each F that one impostor or more decides, and `impostors@far=F` where few do.
+
+    Args:
+        score: f64[n].
+        same: bool[n].
+        far: rates F.
+        mode: "exact" is `tar_at_far`, "insightface" is `tar_at_far_insightface`.
+    """
+    found, impostors = {}, int(np.sum(~same))
+    far = [rate for rate in far if allowed_impostors(impostors, rate)]
+    if mode == "exact":
+        tar = tar_at_fars(score, same, far)[0]
+    else:
+        tar = [tar_at_far_insightface(score, same, rate) for rate in far]
+    for rate, value in zip(far, tar):
+        if rate * impostors < FEW_IMPOSTORS:
+            found[f"impostors@far={far_name(rate)}"] = float(rate * impostors)
+        found[f"tar@far={far_name(rate)}"] = float(value)
+    return found
+
+
+def cosines(
+    features: np.ndarray, pairs: np.ndarray, others: np.ndarray | None = None, chunk: int = 8192
+) -> np.ndarray:
+    """Products f64[P] of rows of f64[N, D], by pairs i64[P, 2] of their numbers.
+
+    Args:
+        others: f64[M, D] that the second numbers refer to; None: `features`.
+        chunk: pairs at a time.
+    """
+    others = features if others is None else others
+    out = np.empty(len(pairs))
+    for i in range(0, len(pairs), chunk):
+        left, right = pairs[i : i + chunk].T
+        out[i : i + chunk] = np.einsum("nd,nd->n", features[left], others[right])
+    return out
+
+
+def to_bytes(x: np.ndarray) -> np.ndarray:
+    """i8[n, D]: each vector in steps of 1 / 127 of its largest component; zero stays zero.
+
+    FaceNet stores 128-D embeddings in 128 bytes (Schroff et al. 2015, sec. 5.3); its code isn't
+    published, this is the plain one.
+    """
+    x = np.asarray(x, np.float64)
+    largest = np.abs(x).max(axis=-1, keepdims=True)
+    return np.rint(127 * x / np.where(largest > 0, largest, 1.0)).astype(np.int8)
 
 
 def knn_votes(

@@ -5,9 +5,13 @@ each fold the first threshold in {0, .01, ..., 3.99} on the squared distance of 
 the highest accuracy on the *other* folds decides the fold. Scores are cosines (1 - distance / 2),
 which order pairs as that distance does; a pair is accepted above the threshold.
 
-The pairs come from a file, or are drawn from who is on the pictures (`_drawn_pairs.py`). A pair
-with a picture that can't be decoded, or whose embedding is not finite, is left out of every number
-and counted in `failed`. A picture that isn't there at all is an error, raised by `prepare`.
+LFW's View 1, for development, is protocol "dev": the threshold is chosen on one file of pairs and
+judged on another.
+
+The pairs come from a file, from a `.bin` of insightface, or are drawn from who is on the pictures
+(`_drawn_pairs.py`). A pair with a picture that can't be decoded, or whose embedding is not finite,
+is left out of every number and counted in `failed`. A picture that isn't there at all is an error,
+raised by `prepare`.
 
 Metrics: `accuracy` and `accuracy_std` (mean and population deviation over folds), `accuracy_low`
 and `accuracy_high` (95 %, bootstrap over people), `auc`, `eer`, `tar@far=F` for each F,
@@ -23,16 +27,16 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from facejax.data.bins import SUFFIX
 from facejax.errors import UserError
-from facejax.evaluators import Embed, Result, _bootstrap, _metrics, _options
-from facejax.evaluators._drawn_pairs import draw_pairs
+from facejax.evaluators import Embed, Result, _bootstrap, _compared, _metrics, _options
+from facejax.evaluators._bin_pairs import bin_pairs
 from facejax.evaluators._embed import Flip, embed_pictures, map_rows
 from facejax.evaluators._pairs import read_pairs
-from facejax.evaluators._pictures import Pictures, labels_of, open_pictures, rows_by_name
+from facejax.evaluators._pictures import Pictures, open_pictures
 from facejax.evaluators._tiny import write_people
 
 VAL_FAR = 1e-3
-FEW_IMPOSTORS = 10
 
 
 @dataclass(frozen=True)
@@ -40,15 +44,19 @@ class Config:
     """What is compared, and how.
 
     Attributes:
-        path: folder or zip of the pictures, in a folder per person if `pairs` are drawn.
+        path: folder or zip of the pictures, in a folder per person if `pairs` are drawn; or a
+            `.bin` of insightface, which holds pictures and pairs.
         pairs: pairs file (see `_pairs.read_pairs`), or how many pairs to draw; "auto" takes each
             picture about once per kind, up to 6,000 pairs.
         source: the pictures instead of `path`, like an entry of `config.data.sources`.
         template: picture of a line of the pairs file, from `name` and `number`.
         crop: share of the centred square of each picture that is kept.
         flip: "sum" or "concat" also embeds the mirror image; see `_embed.embed_pictures`.
-        protocol: "lfw10" needs folds; "best" chooses the threshold on the very pairs it judges, so
-            its accuracy is optimistic, and it refuses a file with folds.
+        protocol: "lfw10" needs folds; "dev" chooses the threshold on `train_pairs` (LFW's View 1);
+            "best" chooses it on the very pairs it judges, so its accuracy is optimistic, and it
+            refuses a file with folds, as "dev" does.
+        train_pairs: pairs file of protocol "dev", without folds.
+        quantize: compare embeddings of one byte per dimension, as they would be stored.
         subtract_mean: subtract the mean embedding of the other folds' pairs before comparing.
         far: false-accept rates F of `tar@far=F`.
         tar: "exact" keeps FAR <= F under ties; "insightface" takes the nearest point of the ROC.
@@ -59,10 +67,12 @@ class Config:
     path: str = ""
     pairs: str | int = "auto"
     source: Mapping[str, Any] | None = None
-    template: str = "{name}/{name}_{number:04d}.jpg"
+    template: str = _compared.TEMPLATE
     crop: float = 1.0
     flip: Flip = "none"
-    protocol: Literal["lfw10", "best"] = "lfw10"
+    protocol: Literal["lfw10", "dev", "best"] = "lfw10"
+    train_pairs: str = ""
+    quantize: bool = False
     subtract_mean: bool = False
     far: tuple[float, ...] = (1e-1, 1e-2, 1e-3)
     tar: Literal["exact", "insightface"] = "exact"
@@ -95,7 +105,8 @@ class Data:
         people: str[N], person of each picture.
         pairs: i64[P, 2], positions in `rows`.
         same: bool[P].
-        fold: i64[P], all 0 without folds.
+        fold: i64[P], all 0 without folds; of protocol "dev" 0 for training and 1 for testing.
+        tested: bool[P], pairs that count.
     """
 
     size: int
@@ -105,6 +116,7 @@ class Data:
     pairs: np.ndarray
     same: np.ndarray
     fold: np.ndarray
+    tested: np.ndarray
 
 
 def prepare(cfg: Config, size: int) -> Data:
@@ -115,77 +127,88 @@ def prepare(cfg: Config, size: int) -> Data:
             protocol that doesn't fit the file, pairs of one kind only, or too few people to draw.
     """
     _options.choice("flip", cfg.flip, get_args(Flip))
-    _options.choice("protocol", cfg.protocol, ("lfw10", "best"))
+    _options.choice("protocol", cfg.protocol, ("lfw10", "dev", "best"))
     _options.choice("tar", cfg.tar, ("exact", "insightface"))
     _options.shares("crop", cfg.crop)
     _options.shares("far", *cfg.far)
-    drawn = cfg.pairs == "auto" or isinstance(cfg.pairs, int)
-    pictures = open_pictures(cfg.path, cfg.source, cfg.crop, identity="parent" if drawn else "none")
-    people, pairs, same, fold = (_draw if drawn else _read)(cfg, pictures)
-    if (fold is None) == (cfg.protocol == "lfw10"):
+    if (cfg.protocol == "dev") != bool(cfg.train_pairs):
+        what = f"protocol '{cfg.protocol}' with train_pairs '{cfg.train_pairs}'"
+        raise UserError("train_pairs", what, "give both protocol='dev' and a file, or neither")
+    if cfg.path.endswith(SUFFIX):
+        pictures, c = _of_bin(cfg)
+    else:
+        identity = "parent" if _compared.are_drawn(cfg.pairs) else "none"
+        pictures = open_pictures(cfg.path, cfg.source, cfg.crop, identity=identity)
+        if cfg.protocol == "dev":
+            return _dev(cfg, pictures, size)
+        c = _compared.compare(pictures, cfg.pairs, cfg.template, cfg.seed)
+    if (c.fold is None) == (cfg.protocol == "lfw10"):
         what, remedy = (
-            ("have no folds", "use protocol='best', or a View 2 file")
-            if fold is None
+            ("have no folds", "use protocol='best' or 'dev', or a View 2 file")
+            if c.fold is None
             else ("have folds, on which protocol='best' would tune", "use protocol='lfw10'")
         )
         raise UserError("pairs", f"{cfg.pairs}: they {what}", remedy)
-    if same.all() or not same.any():
-        raise UserError(cfg.pairs, "pairs of one kind only", "give matched and mismatched pairs")
-    rows, first, positions = np.unique(pairs, return_index=True, return_inverse=True)
-    fold = np.zeros(len(pairs), np.int64) if fold is None else fold
-    return Data(size, pictures, rows, people.ravel()[first], positions.reshape(-1, 2), same, fold)
+    fold = np.zeros(len(c.pairs), np.int64) if c.fold is None else c.fold
+    tested = np.ones(len(fold), bool)
+    return Data(size, pictures, c.rows, c.people, c.pairs, c.same, fold, tested)
 
 
-def _draw(cfg: Config, pictures: Pictures) -> tuple:
-    """People str[P, 2], picture rows i64[P, 2], same bool[P] and folds i64[P] of drawn pairs."""
-    field = pictures.classes("identity", "pairs")
-    numbers, _ = pictures.values("identity")
-    wanted = None if cfg.pairs == "auto" else cfg.pairs
-    pairs, same, fold = draw_pairs(pictures.names(), numbers, wanted, cfg.seed)
-    return labels_of(field, numbers[pairs]), pairs, same, fold
+def _dev(cfg: Config, pictures: Pictures, size: int) -> Data:
+    parts = []
+    for key, path in (("train_pairs", cfg.train_pairs), ("pairs", cfg.pairs)):
+        if _compared.are_drawn(path):
+            raise UserError(key, "protocol='dev' draws no pairs", "give a pairs file without folds")
+        listed = read_pairs(path)
+        if listed.fold is not None:
+            raise UserError(key, f"{path}: they have folds", "use protocol='lfw10' for such a file")
+        found = _compared.located(pictures, path, listed, cfg.template)
+        _compared.joined(found, path)  # each alone has pairs of both kinds
+        parts.append(found)
+    people, pairs, same = (np.concatenate(both) for both in list(zip(*parts))[:3])
+    fold = np.repeat([0, 1], [len(part[2]) for part in parts])
+    c = _compared.joined((people, pairs, same, fold), cfg.pairs)
+    return Data(size, pictures, c.rows, c.people, c.pairs, c.same, fold, fold == 1)
 
 
-def _read(cfg: Config, pictures: Pictures) -> tuple:
-    """The same of the pairs file; without folds these are None."""
-    listed = read_pairs(cfg.pairs)
-    row = rows_by_name(pictures.names())
-    pairs = np.empty((len(listed.same), 2), np.int64)
-    for p, (pair, line) in enumerate(zip(zip(listed.left, listed.right), listed.lines)):
-        for side, (person, number) in enumerate(pair):
-            name = _file_name(cfg, person, number)
-            if name not in row:
-                raise UserError(
-                    f"{cfg.pairs}:{line}",
-                    f"no picture '{name}' in {pictures.where}",
-                    "give the pictures these pairs belong to, or set 'template' to their names",
-                )
-            pairs[p, side] = row[name]
-    people = np.array([[name for name, _ in pair] for pair in zip(listed.left, listed.right)])
-    return people, pairs, listed.same, listed.fold
+def _of_bin(cfg: Config) -> tuple[Pictures, _compared.Compared]:
+    wrong = {
+        "source": cfg.source is not None,
+        "pairs": cfg.pairs != "auto",
+        "protocol": cfg.protocol == "dev",
+    }
+    for key in (key for key, given in wrong.items() if given):
+        what, remedy = f"{cfg.path} has its own pictures and pairs", f"leave {key} out"
+        raise UserError(key, what, remedy)
+    pictures, *found, fold = bin_pairs(cfg.path, cfg.crop)
+    return pictures, _compared.joined((*found, None if cfg.protocol == "best" else fold), cfg.path)
 
 
 def run(cfg: Config, data: Data, embed: Embed) -> Result:
     """Embeds each picture once and scores all pairs.
 
-    `items` holds, for each pair of the file: `same`, `valid` (not failed), `correct` (False where
+    `items` holds, for each pair that counts: `same`, `valid` (not failed), `correct` (False where
     failed), `score` (a cosine, NaN where failed) and `subjects` i64[P, 2].
 
     Raises:
         UserError: too many failed: pairs of one kind or of one fold are left.
     """
     raw, usable = embed_pictures(embed, data.pictures, data.rows, data.size, cfg.flip)
-    embeddings = _metrics.unit(raw)
+    embeddings = _metrics.unit(_metrics.to_bytes(raw) if cfg.quantize else raw)
     valid = usable[data.pairs].all(axis=1)
     same, fold, pairs = data.same[valid], data.fold[valid], data.pairs[valid]
-    one_fold = cfg.protocol == "lfw10" and len(np.unique(fold)) < 2
-    if same.all() or not same.any() or one_fold:
+    parts = [fold == f for f in np.unique(fold)] if cfg.protocol == "dev" else [fold >= 0]
+    one_kind = any(same[part].all() or not same[part].any() for part in parts)
+    if one_kind or (cfg.protocol != "best" and len(np.unique(fold)) < 2):
         raise UserError(
             data.pictures.where,
             f"{np.sum(~valid)} of {len(valid)} pairs failed and the rest can't be judged",
             "check that the pictures open and that the encoder's output is finite",
         )
     judged = _judge(cfg, embeddings, pairs, same, fold)
-    score, correct = judged.score, judged.correct
+    counts = data.tested[valid]
+    score, correct, same = judged.score[counts], judged.correct[counts], same[counts]
+    valid = valid[data.tested]
     metrics = {
         "accuracy": float(np.mean(judged.accuracies)),
         "accuracy_std": float(np.std(judged.accuracies)),
@@ -197,8 +220,8 @@ def run(cfg: Config, data: Data, embed: Embed) -> Result:
     }
     if judged.vals:
         metrics[f"val@far={_metrics.far_name(VAL_FAR)}"] = float(np.mean(judged.vals))
-    metrics |= _tar(cfg, score, same)
-    subjects = np.unique(data.people, return_inverse=True)[1][data.pairs]
+    metrics |= _metrics.tar_metrics(score, same, cfg.far, cfg.tar)
+    subjects = np.unique(data.people, return_inverse=True)[1][data.pairs[data.tested]]
     if cfg.bootstrap:
         _, metrics["accuracy_low"], metrics["accuracy_high"] = _bootstrap.interval(
             {"correct": correct},
@@ -212,7 +235,7 @@ def run(cfg: Config, data: Data, embed: Embed) -> Result:
         metrics=metrics,
         curves=_curves(score, same),
         items={
-            "same": data.same,
+            "same": data.same[data.tested],
             "valid": valid,
             "correct": _spread(correct, valid, False),
             "score": _spread(score, valid, np.nan),
@@ -260,12 +283,9 @@ def _judge(
     cfg: Config, embeddings: np.ndarray, pairs: np.ndarray, same: np.ndarray, fold: np.ndarray
 ) -> _Judged:
     left, right = pairs.T
-    everything = np.ones(len(same), bool)
-    splits = (
-        [(everything, everything)]
-        if cfg.protocol == "best"
-        else [(fold != f, fold == f) for f in np.unique(fold)]
-    )
+    tests = {"best": [fold >= 0], "dev": [fold == 1]}
+    tests = tests.get(cfg.protocol, [fold == f for f in np.unique(fold)])
+    splits = [(test if cfg.protocol == "best" else ~test, test) for test in tests]
     distance = _metrics.squared_distance(embeddings[left], embeddings[right])
     judged = _Judged(np.empty(len(same)), np.empty(len(same), bool), [], [], [])
     for train, test in splits:
@@ -285,25 +305,9 @@ def _judge(
     return judged
 
 
-def _tar(cfg: Config, score: np.ndarray, same: np.ndarray) -> dict[str, float]:
-    found = {}
-    for far in cfg.far:
-        decide, name = far * np.sum(~same), _metrics.far_name(far)
-        if not _metrics.allowed_impostors(np.sum(~same), far):
-            continue
-        if decide < FEW_IMPOSTORS:
-            found[f"impostors@far={name}"] = float(decide)
-        found[f"tar@far={name}"] = (
-            _metrics.tar_at_far(score, same, far)[0]
-            if cfg.tar == "exact"
-            else _metrics.tar_at_far_insightface(score, same, far)
-        )
-    return found
-
-
 def _curves(score: np.ndarray, same: np.ndarray) -> dict[str, dict]:
     far = np.geomspace(1 / np.sum(~same), 1, 200)
-    tar = np.array([_metrics.tar_at_far(score, same, f)[0] for f in far])
+    tar = _metrics.tar_at_fars(score, same, far)[0]
     curves = {"roc": {"x": far, "y": tar, "xlabel": "FAR", "ylabel": "TAR", "logx": True}}
     edges = np.linspace(-1, 1, 81)
     for name, which in (("same", same), ("different", ~same)):
@@ -322,12 +326,3 @@ def _spread(values: np.ndarray, valid: np.ndarray, absent: float | bool) -> np.n
     out = np.full(len(valid), absent)
     out[valid] = values
     return out
-
-
-def _file_name(cfg: Config, person: str, number: int) -> str:
-    try:
-        return cfg.template.format(name=person, number=number)
-    except (KeyError, IndexError, ValueError) as error:
-        raise UserError(
-            "template", f"'{cfg.template}' can't be filled ({error})", "use {name} and {number:04d}"
-        ) from None

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from facejax import export, model, plugins
+from facejax import export, lora, model, plugins
 
 
 def export_run(
@@ -24,4 +24,7 @@ def export_run(
         shutil.rmtree(out, ignore_errors=True)
     export.check_out(out)
     t = model.load_run(workdir, step)
-    module.write(t.encoder_config, t.params, t.stats, t.preprocess, out, t.meta)
+    params = t.params
+    if isinstance(t.module, lora.Adapted):
+        params = lora.merge(t.module.lora, params)
+    module.write(t.encoder_config, params, t.stats, t.preprocess, out, t.meta)

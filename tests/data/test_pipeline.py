@@ -14,6 +14,7 @@ from PIL import Image
 
 from facejax.data import pipeline
 from facejax.data.mixture import Entry, Mixture, open_sources
+from facejax.data.order import make_order
 from facejax.data.records import BadRecord, Field
 from facejax.data.rejected import Rejected
 from facejax.errors import TrainingFailed, UserError
@@ -48,9 +49,10 @@ def mixture(*sources, weights=None):
     return Mixture([Entry(f"s{i}", s, w) for i, (s, w) in enumerate(zip(sources, weights))])
 
 
-def batches(mix, **kwargs):
-    defaults = {"size": 4, "seed": 3, "global_batch": 8, "rows": np.arange(8), "steps": 6}
-    return list(pipeline.batches(mix, **(defaults | kwargs)))
+def batches(mix, seed=3, sampler="shuffle", **kwargs):
+    defaults = {"size": 4, "global_batch": 8, "rows": np.arange(8), "steps": 6}
+    order = make_order(mix, seed, sampler)
+    return list(pipeline.batches(mix, order, **(defaults | kwargs)))
 
 
 def ids(found):
@@ -106,19 +108,19 @@ def test_each_epoch_is_a_new_permutation_and_seeds_differ():
 
 
 def test_groups_stay_together_and_their_order_is_new_each_epoch():
-    order = pipeline.index(mixture(Numbers(26)), seed=0, group=4)
+    order = make_order(mixture(Numbers(26)), seed=0, group=4)
     seen = np.array([order[i] for i in range(48)]).reshape(2, 6, 4)
     assert (seen == seen[..., :1] + np.arange(4)).all()
     starts = seen[..., 0]
     assert (np.sort(starts) == np.arange(0, 24, 4)).all()
     assert (starts[0] != starts[1]).any()
     with pytest.raises(UserError, match=r"config\.data\.group: s0 has 3 records"):
-        pipeline.index(mixture(Numbers(3)), seed=0, group=4)
+        make_order(mixture(Numbers(3)), seed=0, group=4)
 
 
 def test_large_sources_are_permuted_too():
     large = mixture(Numbers(2**16 + 2))
-    order = pipeline.index(large, seed=0)
+    order = make_order(large, seed=0)
     first = [order[i] for i in range(len(large))]
     assert sorted(first) == list(range(len(large)))
     assert [order[len(large) + i] for i in range(100)] != first[:100]
@@ -137,7 +139,7 @@ def test_sources_of_one_size_are_shuffled_differently():
 )
 def test_weights_are_kept_over_any_stretch(weights, sizes):
     mix = mixture(*(Numbers(n) for n in sizes[: len(weights)]), weights=weights)
-    order = pipeline.index(mix, seed=0)
+    order = make_order(mix, seed=0)
     starts = np.cumsum([0, *map(len, mix.sources)])
     drawn = np.searchsorted(starts, [order[i] for i in range(400)], side="right") - 1
     for k, weight in enumerate(weights):
@@ -219,8 +221,7 @@ def test_fields_that_are_absent_or_differ_are_refused_before_reading():
     five, many = Field((5, 2)), Field((68, 2))
     mix = mixture(Numbers(3, fields={"landmarks": five}), Numbers(3, fields={"landmarks": many}))
     with pytest.raises(UserError, match=r"differ in 'landmarks' \(s0 float32\[5, 2\], s1"):
-        pipeline.batches(mix, size=4, seed=0, global_batch=2, rows=np.arange(2), steps=1,
-                         fields=["landmarks"])  # fmt: skip
+        batches(mix, fields=["landmarks"])
     with pytest.raises(UserError, match="no source gives 'identity'"):
         mix.select(["identity"])
     assert len(batches(mix, steps=1)) == 1

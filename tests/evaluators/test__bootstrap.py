@@ -44,3 +44,10 @@ def test_a_seed_gives_the_same_interval_again():
     runs = [_bootstrap.interval({"x": x}, subjects, MEAN, n=100, seed=s) for s in (1, 1, 2)]
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
+
+
+def test_units_without_a_value_are_left_out_of_a_mean():
+    statistic = _bootstrap.weighted_mean("right")
+    items = {"right": np.array([1.0, np.nan, 0.0, 1.0])}
+    weights = np.array([[1.0, 5, 1, 1], [2, 0, 1, 0], [0, 1, 0, 0]])
+    np.testing.assert_allclose(statistic(items, weights), [2 / 3, 2 / 3, np.nan])

@@ -121,3 +121,39 @@ def test_unit_keeps_zero_and_squared_distance_is_chunked():
 @pytest.mark.parametrize(("far", "name"), [(1e-1, "1e-1"), (0.001, "1e-3"), (0.025, "2.5e-2")])
 def test_rates_are_named_as_in_the_interface(far, name):
     assert _metrics.far_name(far) == name
+
+
+@given(scored_pairs())
+def test_several_rates_at_once_are_each_alone(pairs):
+    score, same = pairs
+    far = (0.04, 0.1, 0.5, 1.0)
+    rates, thresholds = _metrics.tar_at_fars(score, same, far)
+    assert list(zip(rates, thresholds)) == [_metrics.tar_at_far(score, same, f) for f in far]
+
+
+def test_rates_that_no_impostor_decides_are_left_out():
+    score, same = np.linspace(0, 1, 60), np.arange(60) % 6 == 0
+    found = _metrics.tar_metrics(score, same, (1e-3, 0.1, 0.5))
+    assert found.keys() == {"tar@far=1e-1", "impostors@far=1e-1", "tar@far=5e-1"}
+    assert found["impostors@far=1e-1"] == 5
+    nearest = _metrics.tar_metrics(score, same, (0.1,), "insightface")["tar@far=1e-1"]
+    assert nearest == _metrics.tar_at_far_insightface(score, same, 0.1)
+
+
+def test_cosines_of_pairs_are_chunked():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(9, 4)), rng.normal(size=(7, 4))
+    pairs = np.stack([rng.integers(0, 9, 20), rng.integers(0, 7, 20)], axis=1)
+    expected = [a[i] @ b[j] for i, j in pairs]
+    np.testing.assert_allclose(_metrics.cosines(a, pairs, b, chunk=3), expected)
+
+
+def test_bytes_keep_directions():
+    x = np.random.default_rng(0).normal(size=(50, 128)) * np.geomspace(1e-3, 1e3, 50)[:, None]
+    stored = _metrics.to_bytes(x)
+    assert stored.dtype == np.int8
+    assert stored.nbytes == 50 * 128
+    assert np.abs(stored).max(axis=1).tolist() == [127] * 50
+    cosine = np.sum(_metrics.unit(x) * _metrics.unit(stored), axis=1)
+    assert cosine.min() > 0.9999
+    assert not _metrics.to_bytes(np.zeros((1, 4))).any()

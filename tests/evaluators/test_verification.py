@@ -277,3 +277,73 @@ def test_what_the_report_draws(faces):
     assert result.embeddings.dtype == np.float32
     assert len(result.embeddings) == len(result.labels) <= 600
     assert np.unique(result.labels, return_counts=True)[1].min() >= 5
+
+
+@pytest.fixture
+def view_1(faces, tmp_path):
+    """Development lists: training pairs of the first ten people, test pairs of the others."""
+    for name, first in (("train", 0), ("test", 10)):
+        same = [f"P{first + p:02d}\t{i}\t{i + 1}" for p in range(10) for i in (1, 3, 5)]
+        other = [
+            f"P{first + p:02d}\t{i}\tP{first + (p + 1) % 10:02d}\t{i + 1}"
+            for p in range(10)
+            for i in (2, 4, 6)
+        ]
+        (tmp_path / f"{name}.txt").write_text("\n".join(["30", *same, *other]))
+    return verification.Config(
+        faces.images,
+        str(tmp_path / "test.txt"),
+        template=TEMPLATE,
+        protocol="dev",
+        train_pairs=str(tmp_path / "train.txt"),
+        bootstrap=50,
+    )
+
+
+def very_noisy(images):
+    return perfect(images)[:, :24] + 0.5 * np.pad(chance(images), ((0, 0), (0, 8)))
+
+
+def test_the_threshold_of_view_1_comes_from_its_training_pairs(view_1):
+    data = verification.prepare(view_1, 8)
+    result = verification.run(view_1, data, very_noisy)
+    assert (result.metrics["n"], len(result.items["same"])) == (60, 60)
+    assert set(data.people[data.pairs[data.tested]].ravel()) == {f"P{p}" for p in range(10, 20)}
+    alone = replace(view_1, protocol="best", train_pairs="", pairs=view_1.train_pairs)
+    threshold = evaluate(alone, very_noisy).metrics["threshold"]
+    assert result.metrics["threshold"] == threshold
+    own = evaluate(replace(alone, pairs=view_1.pairs), very_noisy)
+    assert own.metrics["threshold"] != threshold
+    expected = np.mean((own.items["score"] > threshold) == own.items["same"])
+    assert result.metrics["accuracy"] == pytest.approx(expected)
+    for name in ("auc", "eer", "tar@far=1e-1"):
+        assert result.metrics[name] == own.metrics[name]
+    assert verification.difference(result, result, n=20)["accuracy"] == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train_pairs": ""}, "train_pairs: protocol 'dev' with train_pairs ''"),
+        ({"protocol": "best"}, "train_pairs: protocol 'best'"),
+        ({"pairs": 200}, "pairs: protocol='dev' draws no pairs"),
+    ],
+)
+def test_view_1_needs_two_files(view_1, options, message):
+    with pytest.raises(UserError, match=message):
+        verification.prepare(replace(view_1, **options), 8)
+
+
+def test_view_1_has_no_folds(faces, view_1):
+    with pytest.raises(UserError, match="they have folds"):
+        verification.prepare(replace(view_1, train_pairs=faces.pairs(4, 10)), 8)
+
+
+def test_a_byte_per_dimension_changes_little(faces):
+    cfg = config(faces, per_kind=50)
+    whole = evaluate(cfg, very_noisy)
+    quantised = evaluate(replace(cfg, quantize=True), very_noisy)
+    moved = np.abs(quantised.items["score"] - whole.items["score"])
+    assert 1e-6 < moved.max() < 0.02
+    assert abs(quantised.metrics["accuracy"] - whole.metrics["accuracy"]) <= 0.005
+    assert abs(quantised.metrics["auc"] - whole.metrics["auc"]) <= 0.005

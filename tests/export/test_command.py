@@ -24,6 +24,7 @@ def command(monkeypatch, preprocess):
         asked.append((workdir.name, step))
         return SimpleNamespace(
             encoder_name="vit",
+            module=vit,
             encoder_config=cfg,
             params=params,
             stats={},

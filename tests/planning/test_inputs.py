@@ -6,6 +6,7 @@ from support import resolve
 
 from facejax import session, state
 from facejax.data.mixture import open_sources
+from facejax.data.order import make_order
 from facejax.data.pipeline import batches
 from facejax.errors import UserError
 from facejax.planning import inputs
@@ -65,8 +66,8 @@ def test_the_batch_is_that_of_the_pipeline():
         iter(
             batches(
                 mixture,
+                make_order(mixture, seed=0),
                 size=16,
-                seed=0,
                 global_batch=run.global_batch,
                 fields=program.fields(),
                 start=0,

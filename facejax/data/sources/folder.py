@@ -157,6 +157,10 @@ class Folder:
     def name(self, index: int) -> str:
         return self._names[index]
 
+    def identities(self) -> np.ndarray:
+        """i32[N], -1 where unknown."""
+        return self._values["identity"]
+
     def read(self, indices: Sequence[int]) -> list[Record | BadRecord]:
         return [self._read(index) for index in indices]
 

@@ -113,6 +113,13 @@ class _Synthetic:
             for row in range(len(indices))
         ]
 
+    def identities(self) -> np.ndarray:
+        """i32[n]."""
+        person = _who(self.cfg, np.arange(self.cfg.n))[0] - self.cfg.first_identity
+        return (person if "identity" in _varies(self.cfg) else np.zeros_like(person)).astype(
+            np.int32
+        )
+
     def name(self, index: int) -> str:
         person, shot = _who(self.cfg, np.array([index]))
         if not self.cfg.clip:

@@ -1,0 +1,131 @@
+"""What configs share: the real faces they train on, how they are judged, and small encoders.
+
+A config starts from one of these and sets what its method needs.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+def faces(folder: str) -> tuple[dict[str, Any], ...]:
+    """9,582 faces without labels: CelebA, CelebAMask-HQ and Helen."""
+    return tuple(
+        {"name": "folder", "path": f"{folder}/{name}", "images": images, "identity": "none"}
+        for name, images in (
+            ("celeba_dev.zip", "*.jpg"),
+            ("celebamask256_dev.zip", "images/*.jpg"),
+            ("helen256_dev.zip", "*.jpg"),
+        )
+    )
+
+
+def people(folder: str) -> tuple[dict[str, Any], ...]:
+    """7,907 faces of CelebA with who is on them."""
+    return (
+        {
+            "name": "folder",
+            "path": f"{folder}/celeba_dev.zip",
+            "images": "*.jpg",
+            "identity": "column",
+            "labels": f"{folder}/celeba_dev_identity.csv",
+        },
+    )
+
+
+def lfw(folder: str) -> ConfigDict:
+    """LFW View 2, by its rule of ten folds."""
+    return ConfigDict(
+        {
+            "lfw": {
+                "type": "verification",
+                "path": f"{folder}/lfw128.zip",
+                "pairs": f"{folder}/pairs.txt",
+                "flip": "sum",
+                "protocol": "lfw10",
+            }
+        }
+    )
+
+
+def vit_small(folder: str) -> ConfigDict:
+    """ViT-S/16 at 112 px on `faces`, for an accelerator; the objective is left out."""
+    config = ConfigDict()
+    config.seed = 0
+    config.epochs = 100.0
+    config.global_batch = 256
+    config.dtype = "bfloat16"
+
+    config.encoder = ConfigDict({"name": "vit", "variant": "S", "patch": 16, "pool": "mean"})
+    config.objective = ConfigDict()
+    config.data = ConfigDict({"size": 112, "cache": "decoded", "sources": faces(folder)})
+
+    # MoCo v3's for ViTs.
+    config.optimizer = ConfigDict({"name": "adamw", "base_lr": 1.5e-4, "weight_decay": 0.1})
+    config.optimizer.schedule = ConfigDict({"kind": "cosine", "warmup": 0.13})
+    config.checkpoint = ConfigDict({"every_steps": 500, "keep": 1})
+    config.export = ("timm",)
+    config.eval = lfw(folder)
+    return config
+
+
+def recogniser(folder: str) -> ConfigDict:
+    """MobileFaceNet at 112 px on `people`, for an accelerator; the objective is left out.
+
+    With arcface_torch's optimizer: SGD, decay 1e-4 for this network, linear decay to 0.
+    """
+    config = ConfigDict()
+    config.seed = 0
+    config.epochs = 40.0
+    config.global_batch = 256
+    config.dtype = "bfloat16"
+
+    config.encoder = ConfigDict({"name": "mobilefacenet"})
+    config.objective = ConfigDict()
+    config.data = ConfigDict({"size": 112, "cache": "decoded", "sources": people(folder)})
+
+    config.optimizer = ConfigDict(
+        {"name": "sgd", "base_lr": 0.05, "weight_decay": 1e-4, "clip": 5.0}
+    )
+    config.optimizer.schedule = ConfigDict({"kind": "linear", "warmup": 0.05})
+    config.checkpoint = ConfigDict({"every_steps": 500, "keep": 1})
+    config.eval = lfw(folder)
+    return config
+
+
+def web_scale(folder: str, images: int, epochs: float, batch: int) -> ConfigDict:
+    """A packed set of millions of people at 112 px, on a pod; encoder and objective are left out.
+
+    Args:
+        folder: of ArrayRecord shards, as `facejax.pack` writes them.
+        images: of the set, which with the batch make the steps.
+        epochs: how often each is seen.
+        batch: global.
+    """
+    config = ConfigDict()
+    config.seed = 0
+    config.steps = round(epochs * images / batch)
+    config.global_batch = batch
+    config.dtype = "bfloat16"
+    config.log_every = 100
+
+    config.objective = ConfigDict()
+    config.data = ConfigDict({"size": 112, "workers": 16})
+    config.data.sources = ({"name": "arrayrecord", "path": f"{folder}/train"},)
+    config.optimizer = ConfigDict(
+        {"name": "sgd", "base_lr": 0.02, "weight_decay": 5e-4, "clip": 5.0}
+    )
+    config.checkpoint = ConfigDict({"every_steps": 5000, "keep": 2})
+    bins = ("lfw", "cfp_fp", "agedb_30")
+    config.eval = ConfigDict(
+        {
+            name: {
+                "type": "verification",
+                "path": f"{folder}/{name}.bin",
+                "flip": "sum",
+                "every_steps": 5000,
+            }
+            for name in bins
+        }
+    )
+    return config

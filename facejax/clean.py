@@ -1,0 +1,217 @@
+"""Cleans the labels of a data set by its embeddings.
+
+    python -m facejax.clean --embeddings=DIR --out=DIR [--test=DIR] [--<threshold>=...]
+        [--no_pictures]
+
+`--embeddings` and `--test` are what `facejax.embed` wrote, the first of a set with identities. In
+this order:
+
+    strays      of each identity the largest cluster stays (`--near`, `--points`)
+    same person identities with centres closer than `--same` become one; of two closer than
+                `--unsure` the smaller one is left out
+    test        identities closer than `--overlap` to a picture of the test set are left out
+    copies      of pictures of one identity closer than `--copy` the first stays
+
+All are cosines. This is one round of CAST (Zhu et al. 2021, arXiv:2103.04098), which trains a new
+encoder on what stayed and goes on with its embeddings; .7, .5, .95 and .7 are from memory [M], and
+DBSCAN's two are ours, since the paper does not give them. What it writes:
+
+    <out>/clean.csv      file, identity (new; empty: left out), old, reason; a label file for the
+                         source `folder`
+    <out>/blocked.csv    what to leave out, for `config.data.blocklist`
+    <out>/summary.json   counts by reason
+    <out>/review.html    what would be left out, the most doubtful first; nothing has been deleted
+
+Run again, it keeps the finished stages (`<out>/stages/`).
+"""
+
+import csv
+import hashlib
+import io
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from facejax import cli
+from facejax.cleaning import across, review, within
+from facejax.cleaning.stored import Stored, by_identity, read
+from facejax.data.decode import decode
+from facejax.data.mixture import open_source
+from facejax.data.packed import write_json
+from facejax.data.records import BadRecord
+from facejax.errors import UserError
+from facejax.metrics import replacing
+
+REASONS = ("", "stray", "unsure", "test", "copy", "unknown", "rejected")
+"""Why a record is left out; the first one means that it stays."""
+
+THRESHOLDS = {"near": 0.35, "same": 0.7, "unsure": 0.5, "copy": 0.95, "overlap": 0.7}
+
+
+def clean(
+    stored: Stored, out: Path, thresholds: dict[str, float], points: int, test: Stored | None
+) -> dict[str, np.ndarray]:
+    """All stages; those that are finished in `out` are taken from there.
+
+    Returns:
+        Arrays over the records: `identity` i64 (-1: left out), `old` i64, `reason` i64 (a place in
+        `REASONS`) and `doubt` f32, the cosine to the centre of the old identity; and `names`, of
+        identities.
+    """
+    plan = _digest(stored, thresholds, points, test)
+    x = stored.embeddings
+    names, old = np.unique(stored.identities, return_inverse=True)
+    known = (np.array(stored.rejected) == "") & (names[old] != "")
+    old = np.where(known, old, -1)
+    reason = np.where(known, 0, np.where(np.array(stored.rejected) != "", 6, 5))
+
+    groups = by_identity(old)
+    kept = _stage(out, "strays", plan, lambda: _strays(x, groups, thresholds["near"], points))
+    reason = np.where(known & ~kept, 1, reason)
+
+    whose = np.array([old[rows[0]] for rows in groups], np.int64)
+    staying = [rows[kept[rows]] for rows in groups]
+    centre = across.centres(x, staying)
+    size = np.array([len(rows) for rows in staying], np.int64)
+    becomes = _stage(
+        out,
+        "same_person",
+        plan,
+        lambda: across.merged(centre, size, thresholds["same"], thresholds["unsure"]),
+    )
+    of_group = np.full(len(names), -1)
+    of_group[whose] = np.arange(len(groups))
+    now = np.where(old >= 0, becomes[of_group[old]], -1)
+    reason = np.where((reason == 0) & (now < 0), 2, reason)
+
+    if test is not None:
+        shown = _stage(
+            out,
+            "test",
+            plan,
+            lambda: across.near_any(centre, test.embeddings, thresholds["overlap"]),
+        )
+        reason = np.where((reason == 0) & shown[np.maximum(now, 0)], 3, reason)
+
+    now = np.where(reason == 0, now, -1)
+    first = _stage(out, "copies", plan, lambda: _copies(x, by_identity(now), thresholds["copy"]))
+    reason = np.where((reason == 0) & ~first, 4, reason)
+    now = np.where(reason == 0, whose[np.maximum(now, 0)] if len(whose) else -1, -1)
+    doubt = np.sum(x * centre[of_group[np.maximum(old, 0)]], axis=1) if len(groups) else x[:, 0]
+    return {"identity": now, "old": old, "reason": reason, "doubt": doubt, "names": names}
+
+
+def _strays(x, groups, near: float, points: int) -> np.ndarray:
+    kept = np.zeros(len(x), bool)
+    for rows in groups:
+        kept[rows] = within.largest_cluster(x[rows], near, points)
+    return kept
+
+
+def _copies(x, groups, same: float) -> np.ndarray:
+    first = np.zeros(len(x), bool)
+    for rows in groups:
+        first[rows] = within.without_copies(x[rows], same)
+    return first
+
+
+def _digest(stored: Stored, thresholds: dict[str, float], points: int, test: Stored | None) -> str:
+    parts = [json.dumps([stored.manifest, thresholds, points, test and test.manifest])]
+    parts.append("\n".join(stored.identities))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _stage(out: Path, name: str, plan: str, compute) -> np.ndarray:
+    """What a finished stage of this very plan found, or what it finds now."""
+    path = out / "stages" / f"{name}.npz"
+    if path.exists():
+        with np.load(path) as saved:
+            if str(saved["plan"]) == plan:
+                return saved["found"]
+    found = compute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        np.savez(file, found=found, plan=plan)
+    return found
+
+
+def _pictures(stored: Stored, reasons: list[str], doubt: np.ndarray) -> dict[int, str]:
+    """Thumbnails of the records on the page; none where the source has gone."""
+    rows = np.concatenate([*review.most_doubtful(reasons, doubt).values(), np.zeros(0, int)])
+    try:
+        entry = open_source(stored.manifest["source"], "source")
+    except UserError:
+        return {}
+    found = {}
+    for row in rows.astype(int).tolist():
+        record = entry.source.read([stored.indices[row]])[0]
+        shown = decode(record, review.SIDE, entry.crop, {})
+        if not isinstance(shown, BadRecord):
+            found[row] = review.thumbnail(shown["image"])
+    return found
+
+
+def _write(path: Path, lines: list[tuple]) -> None:
+    text = io.StringIO()
+    csv.writer(text).writerows(lines)
+    with replacing(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def run(argv: list[str]) -> None:
+    """The command."""
+    parser = cli.Parser(prog="python -m facejax.clean", description=__doc__.splitlines()[0])
+    parser.add_argument("--embeddings", required=True, type=Path, help="of facejax.embed")
+    parser.add_argument("--out", required=True, type=Path, help="directory for the result")
+    parser.add_argument("--test", type=Path, help="embeddings of a test set, by the same weights")
+    parser.add_argument("--no_pictures", action="store_true", help="on the page for review")
+    parser.add_argument("--points", type=int, default=2, help="of a cluster's core (default: 2)")
+    for name, value in THRESHOLDS.items():
+        parser.add_argument(f"--{name}", type=float, default=value, help=f"(default: {value})")
+    given = parser.parse_known(argv)[0]
+    thresholds = {name: getattr(given, name) for name in THRESHOLDS}
+    for name, value in thresholds.items():
+        if not -1 <= value <= 1:
+            raise UserError(f"--{name}", f"{value} is no cosine", "give one from -1 to 1")
+    if thresholds["unsure"] > thresholds["same"]:
+        what = f"{thresholds['unsure']} is above --same, {thresholds['same']}"
+        raise UserError("--unsure", what, "give a lower one")
+    stored, test = read(given.embeddings), given.test and read(given.test)
+    if not any(stored.identities):
+        raise UserError(str(given.embeddings), "no identities", "embed a source that has them")
+    if test and test.manifest["weights_sha256"] != stored.manifest["weights_sha256"]:
+        raise UserError("--test", "embedded by other weights", "embed both with one encoder")
+    found = clean(stored, given.out, thresholds, given.points, test)
+    names = found["names"]
+    after = [names[i] if i >= 0 else "" for i in found["identity"]]
+    before = [names[i] if i >= 0 else "" for i in found["old"]]
+    reasons = [REASONS[r] for r in found["reason"]]
+    rows = list(zip(stored.names, after, before, reasons))
+    _write(given.out / "clean.csv", [("file", "identity", "old", "reason"), *rows])
+    blocked = zip(stored.labels, stored.indices, stored.names, reasons)
+    left = [row for row in blocked if row[3]]
+    _write(given.out / "blocked.csv", [("source", "index", "name", "reason"), *left])
+    moved = sum(a != b and a != "" for a, b in zip(after, before))
+    summary = {
+        "records": len(rows),
+        "kept": sum(not r for r in reasons),
+        "left_out": {r: n for r, n in sorted(Counter(reasons).items()) if r},
+        "renamed": moved,
+        "identities_before": len(set(before) - {""}),
+        "identities_after": len(set(after) - {""}),
+        "thresholds": thresholds,
+        "points": given.points,
+    }
+    write_json(given.out / "summary.json", summary)
+    pictures = {} if given.no_pictures else _pictures(stored, reasons, found["doubt"])
+    page = review.page(stored.names, after, before, reasons, found["doubt"], summary, pictures)
+    with replacing(given.out / "review.html") as file:
+        file.write(page.encode())
+    kept, gone = summary["kept"], len(left)
+    print(f"{given.out}: {kept} records stay, {gone} are left out, {moved} change their identity")
+
+
+if __name__ == "__main__":
+    cli.main(run)
