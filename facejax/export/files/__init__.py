@@ -3,13 +3,14 @@
 `files/<family>.py` has
 
     recognise(cfg, tensors) -> Recognised      finds the layout, whatever the geometry
+    legal(cfg) -> Facts                        what a file must say if it says anything
 
 for the encoder of that name: tables of names are made for the geometry that the tensors show, not
 for that of the run. Changing one into the other is `facejax.starting`'s.
 """
 
 import dataclasses
-import importlib
+import importlib.util
 import json
 import pickle
 from collections.abc import Mapping
@@ -68,11 +69,13 @@ def family(encoder: str) -> ModuleType:
     Raises:
         UserError: no foreign layout of that encoder is known.
     """
-    try:
+    if importlib.util.find_spec(f"{__name__}.{encoder}"):
         return importlib.import_module(f"{__name__}.{encoder}")
-    except ModuleNotFoundError:
-        what = f"no foreign layout of the encoder '{encoder}' is known"
-        raise UserError(WHERE, what, "give a run or an export of facejax") from None
+    table = f"facejax.export.names.{encoder}"
+    if importlib.util.find_spec(table) and hasattr(importlib.import_module(table), "torch"):
+        return importlib.import_module(f"{__name__}._arcface")
+    what = f"no foreign layout of the encoder '{encoder}' is known"
+    raise UserError(WHERE, what, "give a run or an export of facejax")
 
 
 def open_source(source: str) -> tuple[dict[str, np.ndarray], Facts]:
@@ -155,7 +158,7 @@ def _tensors(held: Any, path: Path) -> dict[str, np.ndarray]:
 
 def facts_of_folder(path: Path) -> Facts:
     """What config.json and the preprocessor's config of timm or transformers say."""
-    config = _json(path / "config.json")
+    config = config_of(path)
     pixels = _json(path / "preprocessor_config.json")
     timm = config.get("pretrained_cfg", {})
     args = config.get("model_args", {})
@@ -170,6 +173,11 @@ def facts_of_folder(path: Path) -> Facts:
         color="BGR" if pixels.get("do_flip_channel_order") else None,
         kind=config.get("model_type"),
     )
+
+
+def config_of(path: Path) -> dict[str, Any]:
+    """config.json of a folder, or nothing."""
+    return _json(path / "config.json")
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -218,7 +226,7 @@ def check_facts(facts: Facts, legal: Facts, mean, std, where: str = WHERE) -> li
         UserError: all that cannot be right, together.
     """
     wrong, notes = [], []
-    if facts.kind and facts.kind not in legal.kind.split():
+    if facts.kind and legal.kind and facts.kind not in legal.kind.split():
         wrong.append(f"it is a '{facts.kind}', not {legal.kind.replace(' ', ' or ')}")
     if facts.activation and facts.activation.lower() != legal.activation:
         wrong.append(f"its activation is {facts.activation}, ours is {legal.activation}")
