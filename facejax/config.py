@@ -177,7 +177,9 @@ class Run:
             all but matrix products.
         log_every: steps between lines of metrics.
         log_batch_ids: write batches.jsonl.
-        init_from: a run or an export whose encoder the parameters start from.
+        init_from: what the parameters start from: a run, with its heads and teachers; an export; a
+            safetensors file, a torch file or a folder of timm or transformers; or
+            `<timm name>@<file>`.
         max_bad_share: share of unreadable records past which the run stops.
         max_nonfinite: steps in a row with a non-finite loss or gradient past which it stops.
         hang_seconds: seconds without progress past which a run writes its stacks and stops, and a

@@ -14,14 +14,13 @@ from typing import Any
 import jax
 
 import facejax
-from facejax import checkpoint, config, evaluate, lora, mesh, model, state
+from facejax import checkpoint, config, evaluate, mesh, model, starting, state
 from facejax.config import Run
-from facejax.contracts import Params, Spec, TowerSpec
+from facejax.contracts import Params, Spec
 from facejax.data.blocklist import read_blocklist
 from facejax.data.mixture import Mixture, open_sources
 from facejax.data.order import NONE, Order, make_order
 from facejax.errors import UserError
-from facejax.optim import flatten
 
 # Keys that may change when a run is resumed or extended; the others would make it another run.
 MAY_CHANGE = {
@@ -189,31 +188,9 @@ def starting_state(session: Session) -> tuple[state.TrainState, int]:
     found = session.checkpoints.restore_newest(program, session.mesh)
     if found is not None:
         return found
-    fresh = state.create(program, session.mesh)
-    if session.run.init_from:
-        source = model.load(session.run.init_from)
-        _compatible(session.run, source)
-        where = state.placement(program, session.mesh)
-        params = source.params
-        if isinstance(session.run.towers["encoder"].module, lora.Adapted):
-            params = lora.around(fresh.params["encoder"], lora.without(params))
-        placed = jax.device_put(
-            (params, source.stats), (where.params["encoder"], where.stats["encoder"])
-        )
-        fresh = state.with_encoders(program, fresh, {"encoder": placed})
-    return fresh, 0
-
-
-def _compatible(run: Run, source: model.Model) -> None:
-    tower = run.towers["encoder"]
-    shapes = jax.eval_shape(lambda: tower.module.init(tower.config, jax.random.key(0), TowerSpec()))
-    # Adapters start anew, on an encoder with or without any.
-    want = {k: tuple(v.shape) for k, v in flatten(lora.without(shapes[0])).items()}
-    have = {k: tuple(v.shape) for k, v in flatten(lora.without(source.params)).items()}
-    different = sorted(k for k in {*want, *have} if want.get(k) != have.get(k))
-    if different:
-        raise UserError(
-            "config.init_from",
-            f"{run.init_from} holds another encoder ({different[0]}, {len(different)} differences)",
-            "give config.encoder the options of that run",
-        )
+    if not session.run.init_from:
+        return state.create(program, session.mesh), 0
+    started, report = starting.start(program, session.mesh, starting.read(session.run))
+    if session.primary:
+        print(report.text(session.run.init_from))
+    return started, 0

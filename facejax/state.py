@@ -310,13 +310,3 @@ def placement(program: Program, mesh: jax.sharding.Mesh) -> TrainState:
 def create(program: Program, mesh: jax.sharding.Mesh) -> TrainState:
     """Builds the state at step 0 on the mesh."""
     return jax.jit(lambda: initial(program), out_shardings=placement(program, mesh))()
-
-
-def with_encoders(
-    program: Program, state: TrainState, towers: Mapping[str, tuple[Params, Params]]
-) -> TrainState:
-    """Puts loaded (params, stats) in place of the towers', before step 0; EMA copies follow."""
-    params = {**state.params, **{t: p for t, (p, _) in towers.items()}}
-    stats = {**state.stats, **{t: s for t, (_, s) in towers.items()}}
-    ema = jax.tree.map(jnp.copy, initial_ema(program, params, stats))
-    return dataclasses.replace(state, params=params, stats=stats, ema=ema)

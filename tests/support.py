@@ -116,7 +116,7 @@ def teacher_gradients(run: Run) -> dict[str, np.ndarray]:
     return leaves(jax.jit(jax.grad(value))(current.ema["tower"]))
 
 
-def trained_run(workdir: Path, **keys: Any) -> Path:
+def trained_run(workdir: Path, objective: str = "centres", **keys: Any) -> Path:
     """A finished run of two steps on the synthetic source, with a checkpoint of each."""
     from facejax.session import prepare
     from facejax.train import train
@@ -128,7 +128,7 @@ def trained_run(workdir: Path, **keys: Any) -> Path:
         "report": False,
         "data": {"size": SIZE, "sources": (source,)},
     }
-    assert train(prepare(resolve({"centres": {}}, **{**run, **keys}), workdir)) == 0
+    assert train(prepare(resolve({objective: {}}, **{**run, **keys}), workdir)) == 0
     return workdir
 
 

@@ -22,9 +22,14 @@ def official(cfg: vit.Config, decoder_width: int, decoder_depth: int) -> list[En
 
     Its encoder is timm's, with positions of the class token. `mask_token` is the decoder's.
     """
-    table = below(timm_with_prefix(cfg), "encoder")
-    table += _decoder(cfg, decoder_width, "decoder_embed", "mask_token", "decoder_pos_embed")
-    table += timm_blocks("decoder_blocks", "mae/decoder/", decoder_depth, True, False)
+    encoder = below(timm_with_prefix(cfg), "encoder")
+    return encoder + official_decoder(cfg, decoder_width, decoder_depth)
+
+
+def official_decoder(cfg: vit.Config, width: int, depth: int) -> list[Entry]:
+    """The part of `official` that is the decoder's."""
+    table = _around(cfg, width, "decoder_embed", "mask_token", "decoder_pos_embed")
+    table += timm_blocks("decoder_blocks", "mae/decoder/", depth, True, False)
     table += norm("decoder_norm", "mae/decoder/norm")
     return table + linear("decoder_pred", "mae/decoder/pred")
 
@@ -36,15 +41,20 @@ def transformers(cfg: vit.Config, decoder_width: int, decoder_depth: int) -> lis
     encoder += norm("layernorm", "norm")
     inside = below(encoder, "encoder")
     table = [dataclasses.replace(e, theirs=f"vit.{e.theirs}") for e in inside]
+    return table + transformers_decoder(cfg, decoder_width, decoder_depth)
+
+
+def transformers_decoder(cfg: vit.Config, width: int, depth: int) -> list[Entry]:
+    """The part of `transformers` that is the decoder's."""
     parts = ("decoder_embed", "mask_token", "decoder_pos_embed")
-    table += _decoder(cfg, decoder_width, *(f"decoder.{part}" for part in parts))
+    table = _around(cfg, width, *(f"decoder.{part}" for part in parts))
     blocks = "decoder.decoder_layers"
-    table += transformers_blocks(blocks, "mae/decoder/", decoder_depth, cfg.qkv_bias)
+    table += transformers_blocks(blocks, "mae/decoder/", depth, cfg.qkv_bias)
     table += norm("decoder.decoder_norm", "mae/decoder/norm")
     return table + linear("decoder.decoder_pred", "mae/decoder/pred")
 
 
-def _decoder(cfg: vit.Config, width: int, embed: str, mask: str, where: str) -> list[Entry]:
+def _around(cfg: vit.Config, width: int, embed: str, mask: str, where: str) -> list[Entry]:
     fixed = positions(1).write(sincos_2d(width, vit.tower(cfg).grid()))
     return [
         *linear(embed, "mae/embed"),

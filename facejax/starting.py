@@ -1,0 +1,277 @@
+"""Where a new run starts from: the arrays of a run, an export or a file of another library.
+
+What fits is loaded. Positions are interpolated to another grid and patches are resized, whatever an
+encoder can do without starts at random, and anything else that differs is an error that names it.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from facejax import checkpoint, config, model, state
+from facejax.errors import UserError
+from facejax.export import files, names
+from facejax.layers import sincos_2d
+from facejax.optim import flatten
+
+WHERE = "config.init_from"
+ITEMS = ("params", "stats", "ema", "objective")
+OPTIONAL = r"/(lora|mask_token|neck|registers|cls_token|pos_embed|attn_pool|ls1|ls2)(/|$)"
+"""Parameters that an encoder may have in addition to those that it starts from."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What `config.init_from` holds.
+
+    Attributes:
+        layout: what it is.
+        encoder: name of the encoder.
+        config: of the encoder that the arrays were made for.
+        arrays: by path in the state, "params/encoder/...", "ema/...", "objective/...".
+        skipped: foreign names that have no place here.
+        notes: what was changed on the way, or is worth knowing.
+    """
+
+    layout: str
+    encoder: str
+    config: Any
+    arrays: Mapping[str, np.ndarray]
+    skipped: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
+@dataclasses.dataclass
+class Report:
+    """Paths by what became of them.
+
+    Attributes:
+        layout: of the source.
+        loaded, random: paths in the state.
+        adapted, notes: sentences.
+        skipped: names in the source.
+    """
+
+    layout: str
+    loaded: list[str] = dataclasses.field(default_factory=list)
+    adapted: list[str] = dataclasses.field(default_factory=list)
+    skipped: list[str] = dataclasses.field(default_factory=list)
+    random: list[str] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+    def text(self, source: str) -> str:
+        """A few lines to print."""
+        rows = {
+            "loaded": _counted(self.loaded),
+            "adapted": "; ".join(self.adapted),
+            "skipped": _counted(self.skipped),
+            "at random": _counted(self.random),
+            "note": "; ".join(self.notes),
+        }
+        told = [f"  {name}: {what or 'nothing'}" for name, what in rows.items()]
+        return "\n".join([f"starting from {source} ({self.layout})", *told])
+
+
+def _counted(paths: Iterable[str], most: int = 8) -> str:
+    """The paths; many are counted by their first three parts."""
+    paths = list(paths)
+    if len(paths) <= most:
+        return ", ".join(paths)
+    groups: dict[str, int] = {}
+    for path in paths:
+        group = "/".join(re.split(r"[/.]", path)[:3])
+        group = re.sub(r"_\d+$", "_*", group)
+        groups[group] = groups.get(group, 0) + 1
+    return ", ".join(f"{group} ({count})" for group, count in groups.items())
+
+
+def read(run: config.Run) -> Source:
+    """Reads `run.init_from`.
+
+    Raises:
+        UserError: it cannot be read, holds another encoder, or would be used otherwise than it was
+            made.
+    """
+    path, tower = Path(run.init_from), run.towers["encoder"]
+    if (path / "checkpoints").is_dir():
+        found = _of_run(path, run)
+    elif (path / "config.json").is_file() and "facejax" in files.config_of(path):
+        found = _of_export(path, run)
+    else:
+        found = _of_file(run)
+    if found.encoder != tower.name:
+        what = f"{path} holds another encoder ({found.encoder}, not {tower.name})"
+        raise UserError(WHERE, what, "give config.encoder the options of that run")
+    return found
+
+
+def _of_run(path: Path, run: config.Run) -> Source:
+    stored = config.resolve(model.read_config(path)["config"])
+    step = checkpoint.find(path, None)
+    items = checkpoint.Checkpoints(path).read(step, ITEMS)
+    facts = files.Facts(mean=stored.data.mean, std=stored.data.std)
+    notes = files.check_facts(facts, files.Facts(), run.data.mean, run.data.std)
+    tower = stored.towers["encoder"]
+    # A plain run goes on without the adapters of another; its encoder is what they were around.
+    arrays = {k: v for k, v in flatten(items).items() if not re.search(r"/lora/", k)}
+    return Source(f"facejax run, step {step}", tower.name, tower.config, arrays, (), notes)
+
+
+def _of_export(path: Path, run: config.Run) -> Source:
+    loaded = model.load(path)
+    facts = files.Facts(mean=loaded.preprocess["mean"], std=loaded.preprocess["std"])
+    notes = files.check_facts(facts, files.Facts(), run.data.mean, run.data.std)
+    both = {"params": {"encoder": loaded.params}, "stats": {"encoder": loaded.stats}}
+    name, cfg = loaded.encoder_name, loaded.encoder_config
+    return Source("facejax export", name, cfg, flatten(both), (), notes)
+
+
+def _of_file(run: config.Run) -> Source:
+    tower = run.towers["encoder"]
+    tensors, facts = files.open_source(run.init_from)
+    family = files.family(tower.name)
+    legal = family.legal(tower.config)
+    notes = files.check_facts(facts, legal, run.data.mean, run.data.std)
+    found = family.recognise(tower.config, tensors)
+    arrays, skipped = {}, list(found.skipped)
+    labels = [label for label, o in run.objectives.items() if o.name == "mae"]
+    for path, value in found.params.items():
+        top, _, rest = path.partition("/")
+        if top == "encoder":
+            arrays[f"params/{path}"] = value
+        elif top == "stats":
+            arrays[f"stats/encoder/{rest}"] = value
+        elif labels:
+            arrays |= {f"params/objective/{label}/{rest}": value for label in labels}
+        else:
+            skipped.append(path)
+    return Source(found.layout, tower.name, found.config, arrays, skipped, [*notes, *found.notes])
+
+
+def match(
+    wanted: Mapping[str, Any], source: Source, cfg: Any
+) -> tuple[dict[str, np.ndarray], Report]:
+    """Brings the arrays of a source into the shapes that a run wants.
+
+    Args:
+        wanted: by path in the state, anything with shape and dtype.
+        source: as `read` gives it.
+        cfg: the run's encoder.
+
+    Raises:
+        UserError: names all that is missing or of a wrong shape in the encoder.
+    """
+    report = Report(source.layout, skipped=list(source.skipped), notes=list(source.notes))
+    taken: dict[str, np.ndarray] = {}
+    problems: dict[str, list[str]] = {"missing": [], "wrong shape": []}
+    for path, want in wanted.items():
+        essential = path.startswith(("params/encoder/", "stats/encoder/"))
+        value = source.arrays.get(path)
+        if value is None:
+            kind = (
+                problems["missing"]
+                if essential and not re.search(OPTIONAL, path)
+                else report.random
+            )
+            kind.append(path)
+            continue
+        value = np.asarray(value)
+        if value.shape != want.shape:
+            changed = adapted(path, value, want.shape, source.config, cfg)
+            if changed is None and essential:
+                problems["wrong shape"].append(
+                    f"{path} {list(value.shape)}, not {list(want.shape)}"
+                )
+            elif changed is None:
+                report.random.append(path)
+                report.notes.append(f"{path} has shape {list(value.shape)} there")
+            else:
+                value, how = changed
+                report.adapted.append(f"{path}: {how}")
+        else:
+            report.loaded.append(path)
+        if value.shape == want.shape:
+            taken[path] = value.astype(want.dtype)
+    names.complain(problems, f"{WHERE}: another encoder")
+    report.random = [p for p in report.random if not p.startswith("ema/")]
+    report.skipped += [p for p in source.arrays if p not in wanted]
+    report.notes += _lost_positions(wanted, source)
+    return taken, report
+
+
+def _lost_positions(wanted: Mapping[str, Any], source: Source) -> list[str]:
+    """A word about learned positions where the run has fixed ones."""
+    path = "params/encoder/pos_embed"
+    if path in wanted or path not in source.arrays:
+        return []
+    value = np.asarray(source.arrays[path])
+    side = round(len(value) ** 0.5)
+    if value.shape[1] % 4 == 0 and np.allclose(
+        value, sincos_2d(value.shape[1], (side, side)), atol=1e-4
+    ):
+        return ["its positions are the fixed ones that the encoder computes"]
+    return ["its learned positions are lost; config.encoder.positions='learned' takes them"]
+
+
+def adapted(
+    path: str, value: np.ndarray, shape: Sequence[int], theirs: Any, ours: Any
+) -> tuple[np.ndarray, str] | None:
+    """An array in another geometry, and how; None where nothing is known to do.
+
+    Positions [N, D] are interpolated like those of a running encoder. Patch kernels
+    [p * p * 3, D] are resized as in FlexiViT (Beyer et al. 2023, arXiv:2212.08013, section 3.4): by
+    the pseudo-inverse of the resizing of images, so that a resized image gives the same tokens.
+    """
+    if path.endswith("/pos_embed") and value.shape[1] == shape[1]:
+        old, new = (round(n**0.5) for n in (value.shape[0], shape[0]))
+        plane = value.reshape(old, old, -1)
+        sizes = (new, new, value.shape[1])
+        moved = jax.image.resize(plane, sizes, "bicubic", antialias=True)
+        return np.asarray(moved).reshape(shape), f"interpolated from {old}x{old} to {new}x{new}"
+    patches = path.endswith("/patch_embed/kernel") and value.shape[1] == shape[1]
+    if patches and hasattr(theirs, "patch"):
+        return resized_patch(value, theirs.patch, ours.patch), (
+            f"patches resized from {theirs.patch} to {ours.patch} pixels"
+        )
+    return None
+
+
+def resized_patch(kernel: np.ndarray, old: int, new: int) -> np.ndarray:
+    """A patch kernel [old * old * 3, D] for patches of `new` pixels: f32[new * new * 3, D]."""
+    basis = np.eye(old * old).reshape(old, old, -1).astype(np.float32)
+    spread = jax.image.resize(basis, (new, new, old * old), "bicubic", antialias=True)
+    resize = np.asarray(spread, np.float64).reshape(new * new, old * old)
+    back = np.linalg.pinv(resize.T)
+    planes = kernel.reshape(old * old, 3, -1)
+    return np.einsum("nm,mcd->ncd", back, planes).reshape(new * new * 3, -1).astype(np.float32)
+
+
+def start(
+    program: state.Program, devices: jax.sharding.Mesh, source: Source
+) -> tuple[state.TrainState, Report]:
+    """The state at step 0 with what the source has; EMA copies without any start at the student."""
+    cfg = program.run.towers["encoder"].config
+    wanted = flatten({name: getattr(state.shapes(program), name) for name in ITEMS})
+    where = flatten({name: getattr(state.placement(program, devices), name) for name in ITEMS})
+    values, report = match(wanted, source, cfg)
+    taken = {path: jax.device_put(value, where[path]) for path, value in values.items()}
+    fresh = state.create(program, devices)
+    params, stats, objective = (
+        _replaced(getattr(fresh, name), taken, name) for name in ("params", "stats", "objective")
+    )
+    ema = jax.tree.map(jax.numpy.copy, state.initial_ema(program, params, stats))
+    ema = _replaced(ema, taken, "ema")
+    kept = dataclasses.replace(fresh, params=params, stats=stats, ema=ema, objective=objective)
+    return kept, report
+
+
+def _replaced(tree: Any, arrays: Mapping[str, Any], path: str) -> Any:
+    """The tree with the arrays at their paths."""
+    if isinstance(tree, Mapping):
+        return {k: _replaced(v, arrays, f"{path}/{k}") for k, v in tree.items()}
+    return arrays.get(path, tree)
