@@ -14,7 +14,9 @@ this order:
 
 All are cosines. This is one round of CAST (Zhu et al. 2021, arXiv:2103.04098), which trains a new
 encoder on what stayed and goes on with its embeddings; .7, .5, .95 and .7 are from memory [M], and
-DBSCAN's two are ours, since the paper does not give them. What it writes:
+DBSCAN's two are ours, since the paper does not give them. They are those of a teacher that was
+trained on millions of people: a weak encoder has strangers above .7, and needs higher ones. Look at
+the page before using the result. What it writes:
 
     <out>/clean.csv      file, identity (new; empty: left out), old, reason; a label file for the
                          source `folder`

@@ -31,9 +31,10 @@ def pairs_above(
 def merged(centre: np.ndarray, size: np.ndarray, same: float, unsure: float) -> np.ndarray:
     """Which identity each one becomes.
 
-    Identities whose centres have a cosine above `same` are one, under the number of the largest of
-    them. Of two that remain with a cosine in (`unsure`, `same`] the smaller one is dropped: if it
-    is another person or not can't be told.
+    From the largest to the smallest, an identity whose centre has a cosine above `same` with that
+    of a larger one that stands becomes the nearest of those: never by way of a third, since a chain
+    of look-alikes would make one person of many. Otherwise, if such a cosine is above `unsure`, it
+    is dropped: whether it is another person can't be told.
 
     Args:
         centre: f32[M, D], unit vectors; zero for identities without pictures.
@@ -47,33 +48,18 @@ def merged(centre: np.ndarray, size: np.ndarray, same: float, unsure: float) -> 
     order = np.argsort(-size, kind="stable")  # the largest first
     rank = np.empty(len(size), np.int64)
     rank[order] = np.arange(len(size))
-    root = np.arange(len(size))
-
-    def find(m: int) -> int:
-        while root[m] != m:
-            root[m] = root[root[m]]
-            m = root[m]
-        return m
-
-    close = []
+    larger: dict[int, list[tuple[float, int]]] = {}
     for a, b, cosine in pairs_above(centre, centre, unsure):
-        ordered = rank[a] < rank[b]
-        close.append((a[ordered], b[ordered], cosine[ordered]))
-    first, second, cosine = (np.concatenate(part) for part in zip(*close))
-    for a, b in zip(first[cosine > same], second[cosine > same]):
-        a, b = find(a), find(b)
-        if a != b:
-            keep, lose = (a, b) if rank[a] < rank[b] else (b, a)
-            root[lose] = keep
-    out = np.array([find(m) for m in range(len(size))])
-    doubtful = (cosine <= same) & (out[first] != out[second])
-    pairs = sorted(zip(out[first[doubtful]], out[second[doubtful]]), key=lambda p: max(rank[[*p]]))
-    dropped = np.zeros(len(size), bool)
-    for a, b in pairs:
-        large, small = (a, b) if rank[a] < rank[b] else (b, a)
-        if not dropped[large]:
-            dropped[small] = True
-    return np.where(dropped[out], -1, out)
+        for m, n, c in zip(a, b, cosine):
+            if rank[m] < rank[n]:
+                larger.setdefault(int(n), []).append((float(c), int(m)))
+    out = np.arange(len(size))
+    for n in order:
+        standing = [(c, m) for c, m in larger.get(int(n), ()) if out[m] == m]
+        if standing:
+            cosine, nearest = max(standing)
+            out[n] = nearest if cosine > same else -1
+    return out
 
 
 def near_any(x: np.ndarray, others: np.ndarray, bar: float) -> np.ndarray:
