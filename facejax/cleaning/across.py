@@ -25,9 +25,10 @@ def centres(x: Vectors | np.ndarray, groups: Sequence[np.ndarray]) -> tuple[np.n
 def merged(centre: np.ndarray, size: np.ndarray, same: float, unsure: float) -> np.ndarray:
     """Which identity each one becomes.
 
-    Identities whose centres have a cosine above `same` are one, under the number of the largest of
-    them. Of two that remain with a cosine in (`unsure`, `same`] the smaller one is dropped: if it
-    is another person or not can't be told.
+    From the largest to the smallest, an identity whose centre has a cosine above `same` with that
+    of a larger one that stands becomes the nearest of those: never by way of a third, since a chain
+    of look-alikes would make one person of many. Otherwise, if such a cosine is above `unsure`, it
+    is dropped: whether it is another person can't be told.
 
     Args:
         centre: f32[M, D], unit vectors; zero for identities without pictures.
@@ -39,10 +40,8 @@ def merged(centre: np.ndarray, size: np.ndarray, same: float, unsure: float) -> 
     Source: CAST, Zhu et al. 2021, arXiv:2103.04098; its thresholds .7 and .5 are from memory [M].
     """
     order = np.argsort(-size, kind="stable")  # the largest first
-    first = blocks.components(centre[order], same)
-    together = np.argsort(first, kind="stable")
-    stays = np.empty(len(order), bool)
-    stays[together] = blocks.leading(centre[order[together]], first[together], unsure)
+    nearest, cosine = blocks.leading(centre[order], unsure)
     out = np.empty(len(order), np.int64)
-    out[order] = np.where(stays, order[first], -1)
+    stands = nearest == np.arange(len(order))
+    out[order] = np.where(stands | (cosine > same), order[nearest], -1)
     return out

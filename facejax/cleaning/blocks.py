@@ -57,31 +57,34 @@ def touched(x: np.ndarray, y: np.ndarray, label: np.ndarray, bar: float) -> np.n
     return np.unique(np.concatenate(found), axis=0)
 
 
-def leading(x: np.ndarray, group: np.ndarray, bar: float) -> np.ndarray:
-    """bool[n]: what stays if a group near an earlier one that stays goes, as a whole.
+def leading(x: np.ndarray, bar: float) -> tuple[np.ndarray, np.ndarray]:
+    """Of each vector, the nearest of the earlier ones that stand, if near: then it does not stand.
 
-    Args:
-        group: i64[n], ascending; groups are near if any two of their vectors are.
+    Returns:
+        i64[n] its number, or the vector's own if it stands; f32[n] the cosine, 1 if it stands.
     """
-    n, stays = len(x), np.ones(len(x), bool)
+    n = len(x)
+    nearest, cosine = np.arange(n), np.ones(n, np.float32)
+    stands = np.ones(n, bool)
     for start in range(0, n, BLOCK):
         rows = slice(start, min(start + BLOCK, n))
-        first = np.searchsorted(group, group[start])  # of a group that an earlier block began
-        hit = np.zeros(rows.stop - start, bool)
-        for j in range(0, first, BLOCK):
-            before = slice(j, min(j + BLOCK, first))
-            hit |= near_any(x[rows], x[before][stays[before]], bar)
-        near = x[rows] @ x[rows].T > bar
-        ends = [*(np.flatnonzero(np.diff(group[rows])) + 1), len(hit)]
-        for a, b in zip([0, *ends], ends):
-            goes = hit[a:b].any() or (near[a:b, :a] & stays[start : start + a]).any()
-            if a:
-                stays[start + a : start + b] = not goes
-                continue
-            stays[first : start + b] = stays[first] and not goes
-            if stays[first]:
-                hit[b:] |= near_any(x[start + b : rows.stop], x[first:start], bar)
-    return stays
+        each = np.arange(rows.stop - start)
+        best, whose = np.full(len(each), bar, np.float32), start + each
+        for j in range(0, start, BLOCK):
+            found = np.where(stands[j : j + BLOCK], x[rows] @ x[j : j + BLOCK].T, -np.inf)
+            first = found.argmax(axis=1)
+            closer = found[each, first] > best
+            best = np.where(closer, found[each, first], best)
+            whose = np.where(closer, j + first, whose)
+        within = x[rows] @ x[rows].T
+        for k in each:
+            found = np.where(stands[start : start + k], within[k, :k], -np.inf)
+            if k and found.max() > best[k]:
+                best[k], whose[k] = found.max(), start + found.argmax()
+            if whose[k] != start + k:
+                stands[start + k] = False
+                nearest[start + k], cosine[start + k] = whose[k], best[k]
+    return nearest, cosine
 
 
 def near_any(x: np.ndarray, others: np.ndarray, bar: float) -> np.ndarray:

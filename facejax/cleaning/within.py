@@ -45,4 +45,4 @@ def largest_cluster(x: np.ndarray, near: float, points: int) -> np.ndarray:
 
 def without_copies(x: np.ndarray, same: float) -> np.ndarray:
     """Which pictures have no cosine above `same` with an earlier one that stays, bool[n]."""
-    return blocks.leading(x, np.arange(len(x)), same)
+    return blocks.leading(x, same)[0] == np.arange(len(x))

@@ -38,12 +38,14 @@ def dbscan(x, bar, points):
     return max(clusters, key=lambda m: (m.sum(), (x[m].astype(float) @ x[m].T).mean()))
 
 
-def leading(x, group, bar):
-    """One group after the other."""
-    near, stays = x @ x.T > bar, np.ones(len(x), bool)
-    for g in np.unique(group):
-        stays[group == g] = not (near[group == g] & (stays & (group < g))).any()
-    return stays
+def leading(x, bar):
+    """One vector after the other."""
+    near, nearest, standing = x @ x.T, [], []
+    for i in range(len(x)):
+        close = [j for j in standing if near[i, j] > bar]
+        nearest.append(max(close, key=lambda j: near[i, j]) if close else i)
+        standing += [] if close else [i]
+    return np.array(nearest)
 
 
 @pytest.mark.parametrize("block", [1, 3, 7, 64])
@@ -52,15 +54,16 @@ def test_blocks_answer_as_the_whole(block, seed, monkeypatch):
     monkeypatch.setattr(blocks, "BLOCK", block)
     x, y = vectors(40, seed), vectors(25, seed + 100)
     rng = np.random.default_rng(seed)
-    group = np.sort(rng.integers(0, 12, len(x)))
     for bar in (0.5, 0.8, 0.95):
         near = x @ x.T > bar
         np.fill_diagonal(near, True)
         np.testing.assert_array_equal(blocks.counts(x, bar), near.sum(1))
         np.testing.assert_array_equal(blocks.components(x, bar), linked(near))
-        np.testing.assert_array_equal(blocks.leading(x, group, bar), leading(x, group, bar))
-        each = np.arange(len(x))
-        np.testing.assert_array_equal(within.without_copies(x, bar), leading(x, each, bar))
+        nearest, cosine = blocks.leading(x, bar)
+        np.testing.assert_array_equal(nearest, leading(x, bar))
+        np.testing.assert_allclose(cosine, (x * x[nearest]).sum(1), atol=1e-6)
+        stands = nearest == np.arange(len(x))
+        np.testing.assert_array_equal(within.without_copies(x, bar), stands)
         across_both = x @ y.T > bar
         np.testing.assert_array_equal(blocks.near_any(x, y, bar), across_both.any(1))
         label = rng.integers(0, 4, len(y))
@@ -78,30 +81,17 @@ def test_the_reference_is_put_to_the_test():
     x = vectors(40, 0)
     sizes = [int(dbscan(x, bar, 4).sum()) for bar in (0.5, 0.8, 0.95)]
     assert sizes[0] > sizes[1] > sizes[2]
-    assert 0 < leading(x, np.arange(40), 0.8).sum() < 40
+    assert 1 < len(np.unique(leading(x, 0.8))) < 40
 
 
-def test_a_group_that_spans_blocks_goes_as_a_whole_and_takes_no_other_with_it(monkeypatch):
-    monkeypatch.setattr(blocks, "BLOCK", 3)
-    axis = np.eye(4, dtype=np.float32)
-    # Group 1 spans the first two blocks; only its last vector is near group 0.
-    x = axis[[0, 1, 1, 0, 1]]
-    np.testing.assert_array_equal(
-        blocks.leading(x, np.array([0, 1, 1, 1, 2]), 0.5), [True, False, False, False, True]
-    )
-    # If it stays, what is near its first vectors goes.
-    x = axis[[0, 1, 1, 2, 1]]
-    np.testing.assert_array_equal(
-        blocks.leading(x, np.array([0, 1, 1, 1, 2]), 0.5), [True, True, True, True, False]
-    )
-
-
-def test_chains_of_merged_identities_and_of_unsure_ones():
-    angle = np.deg2rad([0, 20, 40, 90, 150, 200])
+def test_identities_become_the_nearest_that_stands_never_by_way_of_a_third():
+    angle = np.deg2rad([0, 19, 40, 90, 150, 200, 60])
     centre = np.stack([np.cos(angle), np.sin(angle)], 1).astype(np.float32)
-    size = np.array([3, 5, 4, 9, 7, 8])
-    # 0, 1 and 2 are a chain and become the largest, 1; 3 is 50 degrees from 2, so the smaller goes.
-    same, unsure = np.cos(np.deg2rad(25)), np.cos(np.deg2rad(55))
-    assert across.merged(centre, size, same, unsure).tolist() == [-1, -1, -1, 3, -1, 5]
-    assert across.merged(centre, size, same, same).tolist() == [1, 1, 1, 3, 4, 5]
-    assert across.merged(centre[:0], size[:0], same, unsure).tolist() == []
+    size = np.array([5, 3, 4, 9, 7, 8, 2])
+    same, near = np.cos(np.deg2rad(25)), np.cos(np.deg2rad(45))
+    # 1 is 19 degrees from 0, 2 is 40 degrees from it: too near to tell. 2 being
+    # out, 6 is 30 degrees from 3, which is too near as well.
+    assert across.merged(centre, size, same, near).tolist() == [0, 0, -1, 3, 4, 5, -1]
+    # With nothing unsure 2 stands, and 6 becomes it.
+    assert across.merged(centre, size, same, same).tolist() == [0, 0, 2, 3, 4, 5, 2]
+    assert across.merged(centre[:0], size[:0], same, near).tolist() == []
