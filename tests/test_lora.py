@@ -118,12 +118,12 @@ def test_sharp_images_are_told_from_blurred_ones_and_pass_no_gradient():
     flat = jnp.zeros((1, 16, 16, 3))
     assert lora.sharpness(flat)[0] == 0
     assert lora.sharpness(0.05 * smooth).max() < lora.sharpness(0.05 * fine).min() < 1
-    module = Adapted(vit, dataclasses.replace(PAIR, quality="sharpness"))
-    params = trained(module)
-    cut = lora.sharpness(IMAGE)
-    assert cut.shape == (3,)
+    by_sharpness = dataclasses.replace(PAIR, quality="sharpness")
+    alpha, pull = jax.value_and_grad(lambda x: lora._weights(by_sharpness, x).sum())(0.05 * fine)
+    assert 0 < alpha < 4
+    assert (pull == 0).all()
     with pytest.raises(UserError, match="cannot be merged"):
-        lora.merge(module.lora, params)
+        lora.merge(by_sharpness, trained(Adapted(vit, by_sharpness)))
 
 
 def test_dropout_is_for_training_and_of_the_row():
