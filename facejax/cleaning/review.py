@@ -87,7 +87,8 @@ def page(
                     html.figure(before[i], f"<img src='{pictures[i]}' alt=''>", f"{cosine} {name}")
                     for i, (name, _, cosine) in zip(rows, lines)
                     if i in pictures
-                ]
+                ],
+                small=True,
             )
         )
         parts.append(html.section(reason, reason, told, found))
