@@ -1,10 +1,11 @@
 """Views of a batch of images, drawn on the device inside the step.
 
-    crop and resize -> flip -> cut -> shrink -> colour jitter -> grayscale -> blur -> solarise
-    -> normalise
+    crop and resize -> flip -> cut -> shrink -> colour jitter -> hsv -> grayscale -> blur
+    -> solarise -> normalise
 
 Definitions follow torchvision's transforms of the same names and the recipes of SimCLR and BYOL;
-cut and shrink are those that AdaFace trains with.
+cut and shrink are those that AdaFace trains with. arcface_torch's optional recipe is a shrink to
+(.5, .8) with probability .1, blur of sigma (1.6, 2.2) with .2, hsv with .2 and grayscale with .1.
 Departures: the jitter's order is fixed (brightness, contrast, saturation, hue), and the edges of a
 crop are not rounded to whole pixels.
 
@@ -195,6 +196,7 @@ def _colour(aug: Aug, planes: jax.Array, draw: Draw) -> jax.Array:
         ("cut", cut, aug.cut_p),
         ("shrink", shrink, aug.shrink_p),
         ("jitter", jitter, any(aug.jitter) and aug.jitter_p),
+        ("hsv", hue_and_saturation, aug.hsv_p),
         ("gray", grayscale, aug.gray_p),
         ("blur", blur, aug.blur_p),
         ("solarize", solarize, aug.solarize_p),
@@ -296,6 +298,21 @@ def turn_hue(planes: jax.Array, shift: jax.Array) -> jax.Array:
         return value - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0.0, 1.0)
 
     return jnp.stack([channel(5), channel(3), channel(1)])
+
+
+def hue_and_saturation(aug: Aug, planes: jax.Array, key: jax.Array) -> jax.Array:
+    """Turns the hue forward and raises the saturation, with probability `hsv_p`.
+
+    The turn is uniform in [0, `hsv[0]`] degrees. Saturation is a blend with the luma by a factor
+    uniform in [1, 1 + `hsv[1]`], clipped to [0, 1].
+
+    Source: arcface_torch (`dali_aug`), whose library turns and scales in a linear colour space.
+    """
+    u = jax.random.uniform(key, (3,))
+    on = u[2] < aug.hsv_p
+    degrees, more = aug.hsv
+    planes = turn_hue(planes, jnp.where(on, u[0] * degrees / 360, 0.0))
+    return _blend(planes, _luma(planes), jnp.where(on, 1 + u[1] * more, 1.0))
 
 
 def grayscale(aug: Aug, planes: jax.Array, key: jax.Array) -> jax.Array:

@@ -14,7 +14,9 @@ this order:
 
 All are cosines. This is one round of CAST (Zhu et al. 2021, arXiv:2103.04098), which trains a new
 encoder on what stayed and goes on with its embeddings; .7, .5, .95 and .7 are from memory [M], and
-DBSCAN's two are ours, since the paper does not give them. What it writes:
+DBSCAN's two are ours, since the paper does not give them. They are those of a teacher that was
+trained on millions of people: a weak encoder has strangers above .7, and needs higher ones. Look at
+the page before using the result. What it writes:
 
     <out>/clean.csv      file, identity (new; empty: left out), old, reason; a label file for the
                          source `folder`
@@ -30,13 +32,16 @@ import hashlib
 import io
 import json
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from facejax import cli
-from facejax.cleaning import across, review, within
-from facejax.cleaning.stored import Stored, by_identity, read
+from facejax.cleaning import across, blocks, review, within
+from facejax.cleaning.stored import Stored, Vectors, by_identity, read
 from facejax.data.decode import decode
 from facejax.data.mixture import open_source
 from facejax.data.packed import write_json
@@ -50,91 +55,135 @@ REASONS = ("", "stray", "unsure", "test", "copy", "unknown", "rejected")
 THRESHOLDS = {"near": 0.35, "same": 0.7, "unsure": 0.5, "copy": 0.95, "overlap": 0.7}
 
 
+@dataclass(frozen=True)
+class Cleaned:
+    """What all stages found, over N records and over the M identities they had, by their number.
+
+    Attributes:
+        names: of the identities.
+        old, new: i64[N], the identity of each record; -1: unknown, left out.
+        reason: i64[N], a place in `REASONS`.
+        doubt: f32[N], the cosine to the centre of the old identity's largest cluster.
+        pictures: i64[M].
+        pure: f64[M], share of them in the largest cluster.
+        alike: the mean cosine of a record to the centre of its identity, before and after.
+    """
+
+    names: np.ndarray
+    old: np.ndarray
+    new: np.ndarray
+    reason: np.ndarray
+    doubt: np.ndarray
+    pictures: np.ndarray
+    pure: np.ndarray
+    alike: tuple[float, float]
+
+
+class _Stages:
+    """What finished stages of this very plan found, or what they find now.
+
+    A stage's plan is its own thresholds and all that it builds on.
+    """
+
+    def __init__(self, folder: Path, stored: Stored):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._plan = folder, ""
+        self._extend([stored.manifest, stored.identities, stored.rejected])
+
+    def _extend(self, values: Any) -> None:
+        self._plan = hashlib.sha256((self._plan + json.dumps(values)).encode()).hexdigest()
+
+    def take(self, name: str, values: Any, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        """The result of stage `name` under the thresholds `values`."""
+        self._extend([name, values])
+        path = self._folder / f"{name}.npz"
+        if path.exists():
+            with np.load(path) as saved:
+                if str(saved["plan"]) == self._plan:
+                    return saved["found"]
+        found = compute()
+        with replacing(path) as file:
+            np.savez(file, found=found, plan=self._plan)
+        return found
+
+
 def clean(
     stored: Stored, out: Path, thresholds: dict[str, float], points: int, test: Stored | None
-) -> dict[str, np.ndarray]:
-    """All stages; those that are finished in `out` are taken from there.
-
-    Returns:
-        Arrays over the records: `identity` i64 (-1: left out), `old` i64, `reason` i64 (a place in
-        `REASONS`) and `doubt` f32, the cosine to the centre of the old identity; and `names`, of
-        identities.
-    """
-    plan = _digest(stored, thresholds, points, test)
-    x = stored.embeddings
-    names, old = np.unique(stored.identities, return_inverse=True)
-    known = (np.array(stored.rejected) == "") & (names[old] != "")
-    old = np.where(known, old, -1)
-    reason = np.where(known, 0, np.where(np.array(stored.rejected) != "", 6, 5))
-
+) -> Cleaned:
+    """All stages; those that are finished in `out` are taken from there."""
+    near, same, unsure, copy, overlap = (thresholds[name] for name in THRESHOLDS)
+    stages, x = _Stages(out / "stages", stored), stored.embeddings
+    rejected = np.array([bool(why) for why in stored.rejected])
+    labelled = np.array(stored.identities)
+    known = ~rejected & (labelled != "")
+    old = np.full(len(x), -1)
+    names, old[known] = np.unique(labelled[known], return_inverse=True)
+    reason = np.where(known, 0, np.where(rejected, 6, 5))
     groups = by_identity(old)
-    kept = _stage(out, "strays", plan, lambda: _strays(x, groups, thresholds["near"], points))
+
+    kept = stages.take("strays", [near, points], lambda: _strays(x, groups, near, points))
     reason = np.where(known & ~kept, 1, reason)
 
-    whose = np.array([old[rows[0]] for rows in groups], np.int64)
     staying = [rows[kept[rows]] for rows in groups]
-    centre = across.centres(x, staying)
+    centre, _ = across.centres(x, staying)
     size = np.array([len(rows) for rows in staying], np.int64)
-    becomes = _stage(
-        out,
-        "same_person",
-        plan,
-        lambda: across.merged(centre, size, thresholds["same"], thresholds["unsure"]),
+    becomes = stages.take(
+        "same_person", [same, unsure], lambda: across.merged(centre, size, same, unsure)
     )
-    of_group = np.full(len(names), -1)
-    of_group[whose] = np.arange(len(groups))
-    now = np.where(old >= 0, becomes[of_group[old]], -1)
+    now = np.where(old >= 0, becomes[old], -1)
     reason = np.where((reason == 0) & (now < 0), 2, reason)
 
     if test is not None:
-        shown = _stage(
-            out,
+        shown = stages.take(
             "test",
-            plan,
-            lambda: across.near_any(centre, test.embeddings, thresholds["overlap"]),
+            [overlap, test.manifest],
+            lambda: blocks.near_any(centre, test.embeddings, overlap),
         )
-        reason = np.where((reason == 0) & shown[np.maximum(now, 0)], 3, reason)
+        reason = np.where((reason == 0) & shown[now], 3, reason)
 
     now = np.where(reason == 0, now, -1)
-    first = _stage(out, "copies", plan, lambda: _copies(x, by_identity(now), thresholds["copy"]))
+    first = stages.take("copies", [copy], lambda: _copies(x, by_identity(now), copy))
     reason = np.where((reason == 0) & ~first, 4, reason)
-    now = np.where(reason == 0, whose[np.maximum(now, 0)] if len(whose) else -1, -1)
-    doubt = np.sum(x * centre[of_group[np.maximum(old, 0)]], axis=1) if len(groups) else x[:, 0]
-    return {"identity": now, "old": old, "reason": reason, "doubt": doubt, "names": names}
+    now = np.where(reason == 0, now, -1)
+    pictures = np.array([len(rows) for rows in groups], np.int64)
+    return Cleaned(
+        names=names,
+        old=old,
+        new=now,
+        reason=reason,
+        doubt=_doubt(x, old, centre),
+        pictures=pictures,
+        pure=size / pictures,
+        alike=(_alike(x, groups), _alike(x, by_identity(now))),
+    )
 
 
-def _strays(x, groups, near: float, points: int) -> np.ndarray:
+def _doubt(x: Vectors, old: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """f32[N]: the cosine to the centre of its identity; 0 without one."""
+    out = np.zeros(len(x), np.float32)
+    for start in range(0, len(x), blocks.BLOCK):
+        rows = start + np.flatnonzero(old[start : start + blocks.BLOCK] >= 0)
+        out[rows] = np.sum(x[rows] * centre[old[rows]], axis=1)
+    return out
+
+
+def _alike(x: Vectors, groups: list[np.ndarray]) -> float:
+    size = np.array([len(rows) for rows in groups], np.int64)
+    return float(size @ across.centres(x, groups)[1] / max(size.sum(), 1))
+
+
+def _strays(x: Vectors, groups: list[np.ndarray], near: float, points: int) -> np.ndarray:
     kept = np.zeros(len(x), bool)
     for rows in groups:
         kept[rows] = within.largest_cluster(x[rows], near, points)
     return kept
 
 
-def _copies(x, groups, same: float) -> np.ndarray:
+def _copies(x: Vectors, groups: list[np.ndarray], same: float) -> np.ndarray:
     first = np.zeros(len(x), bool)
     for rows in groups:
         first[rows] = within.without_copies(x[rows], same)
     return first
-
-
-def _digest(stored: Stored, thresholds: dict[str, float], points: int, test: Stored | None) -> str:
-    parts = [json.dumps([stored.manifest, thresholds, points, test and test.manifest])]
-    parts.append("\n".join(stored.identities))
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _stage(out: Path, name: str, plan: str, compute) -> np.ndarray:
-    """What a finished stage of this very plan found, or what it finds now."""
-    path = out / "stages" / f"{name}.npz"
-    if path.exists():
-        with np.load(path) as saved:
-            if str(saved["plan"]) == plan:
-                return saved["found"]
-    found = compute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
-        np.savez(file, found=found, plan=plan)
-    return found
 
 
 def _pictures(stored: Stored, reasons: list[str], doubt: np.ndarray) -> dict[int, str]:
@@ -179,15 +228,14 @@ def run(argv: list[str]) -> None:
         what = f"{thresholds['unsure']} is above --same, {thresholds['same']}"
         raise UserError("--unsure", what, "give a lower one")
     stored, test = read(given.embeddings), given.test and read(given.test)
-    if not any(stored.identities):
+    if not any(who and not why for who, why in zip(stored.identities, stored.rejected)):
         raise UserError(str(given.embeddings), "no identities", "embed a source that has them")
     if test and test.manifest["weights_sha256"] != stored.manifest["weights_sha256"]:
         raise UserError("--test", "embedded by other weights", "embed both with one encoder")
     found = clean(stored, given.out, thresholds, given.points, test)
-    names = found["names"]
-    after = [names[i] if i >= 0 else "" for i in found["identity"]]
-    before = [names[i] if i >= 0 else "" for i in found["old"]]
-    reasons = [REASONS[r] for r in found["reason"]]
+    after = [found.names[i] if i >= 0 else "" for i in found.new]
+    before = [found.names[i] if i >= 0 else "" for i in found.old]
+    reasons = [REASONS[r] for r in found.reason]
     rows = list(zip(stored.names, after, before, reasons))
     _write(given.out / "clean.csv", [("file", "identity", "old", "reason"), *rows])
     blocked = zip(stored.labels, stored.indices, stored.names, reasons)
@@ -201,12 +249,16 @@ def run(argv: list[str]) -> None:
         "renamed": moved,
         "identities_before": len(set(before) - {""}),
         "identities_after": len(set(after) - {""}),
+        "in_largest_cluster": float(found.pictures @ found.pure / found.pictures.sum()),
+        "cosine_to_centre_before": found.alike[0],
+        "cosine_to_centre_after": found.alike[1],
         "thresholds": thresholds,
         "points": given.points,
     }
     write_json(given.out / "summary.json", summary)
-    pictures = {} if given.no_pictures else _pictures(stored, reasons, found["doubt"])
-    page = review.page(stored.names, after, before, reasons, found["doubt"], summary, pictures)
+    pictures = {} if given.no_pictures else _pictures(stored, reasons, found.doubt)
+    people = list(zip(found.names, found.pictures.tolist(), found.pure.tolist()))
+    page = review.page(stored.names, after, before, reasons, found.doubt, people, summary, pictures)
     with replacing(given.out / "review.html") as file:
         file.write(page.encode())
     kept, gone = summary["kept"], len(left)

@@ -1,106 +1,123 @@
-"""What programs that use face embeddings expect of an encoder, and whether one keeps to it.
+"""What programs that consume face embeddings want of an encoder, and whether one gives it.
 
-Widths and forms are from the programs' code (`CONSUMERS`). A program is trained with one encoder:
-another encoder that keeps to the same contract can be plugged in, but its embeddings mean something
-else, and the program has to be trained again with them.
+    facejax.consumers.problems(facejax.load("exported"), "instantid")      # [] if it fits
+
+That an encoder fits says that its embeddings have the right form. They mean nothing to a program
+that was trained on another encoder's: those below were trained on networks of InsightFace, and need
+an adapter, or `triplet` with `old` while training.
+
+Sources: the public code of each, as of 2025.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 
-from facejax.data.align import COLOUR_ORDER, MEAN_STD
 from facejax.errors import UserError, nearest
+from facejax.export import fixed_images
+from facejax.model import Model
 
 
 @dataclass(frozen=True)
 class Contract:
-    """What a program takes.
+    """What a consumer takes.
 
     Attributes:
-        encoder: the one that it was trained with.
-        form: "raw", as the encoder gives it, or "unit", of length one.
-        width: D of the embedding.
-        size: side of the aligned face in pixels; all normalise RGB to [-1, 1].
-        pad: width that it fills up with zeros; 0 for none.
-        absent: what stands for "no face": a vector of zeros, or nothing.
+        form: "raw" embeddings or of "unit" length.
+        network: that it was trained on.
+        use: what it does with them.
+        width: of the embedding.
+        padded: width that it is filled up to with zeros; 0: it is not.
+        size: side of the aligned picture in pixels.
+        mean, std: of the pixels in [0, 1].
     """
 
-    encoder: str
-    form: Literal["raw", "unit"]
+    form: str
+    network: str
+    use: str
     width: int = 512
+    padded: int = 0
     size: int = 112
-    pad: int = 0
-    absent: Literal["zeros", "nothing"] = "nothing"
+    mean: float = 0.5
+    std: float = 0.5
 
 
-CONSUMERS: Mapping[str, Contract] = {
-    "Arc2Face": Contract("ResNet-100, WebFace42M", "unit", pad=768),
-    "InstantID": Contract("antelopev2, ResNet-100, Glint360K", "raw", absent="zeros"),
-    "ConsistentID": Contract("buffalo_l, ResNet-50", "unit", absent="zeros"),
-    "MICA": Contract("ResNet-100, Glint360K", "unit"),
-    "Vec2Face": Contract("ResNet-100, Glint360K", "raw"),
+CONSUMERS = {
+    "arc2face": Contract("unit", "R100 on WebFace42M", "the token 'id' of a prompt", padded=768),
+    "instantid": Contract("raw", "R100 on Glint360K (antelopev2)", "16 tokens of a resampler"),
+    "consistentid": Contract("unit", "R50 on WebFace600K (buffalo_l)", "an MLP to 4 tokens"),
+    "mica": Contract("unit", "R100 on Glint360K", "an MLP to 300 FLAME shape parameters"),
+    "vec2face": Contract("raw", "R100 on Glint360K", "a feature map that images are made from"),
 }
+"""InstantID and ConsistentID take zeros where there is no face."""
 
 
 def contract(consumer: str) -> Contract:
-    """The contract of a program.
+    """What a consumer takes.
 
     Raises:
-        UserError: no such program is known.
+        UserError: no such consumer is known.
     """
     if consumer not in CONSUMERS:
-        what = f"no contract of '{consumer}' is known"
-        raise UserError("consumer", what, nearest(consumer, CONSUMERS))
+        raise UserError("consumer", f"no '{consumer}'", nearest(consumer, CONSUMERS))
     return CONSUMERS[consumer]
 
 
-def vectors(consumer: str, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The embeddings as a program takes them.
+def vectors(outputs: Mapping[str, np.ndarray], consumer: str) -> np.ndarray:
+    """The embeddings in the form and the width that a consumer takes.
 
     Args:
-        consumer: its name.
-        outputs: of `Model.outputs`, or of an export in the format onnx or stablehlo.
+        outputs: of `Model.outputs`, or of an export in ONNX or StableHLO.
 
     Returns:
-        f32[n, D], or f32[n, pad].
+        f32[n, width], or f32[n, padded].
     """
-    c = contract(consumer)
-    found = np.asarray(outputs[c.form])
-    return np.pad(found, ((0, 0), (0, max(0, c.pad - found.shape[1]))))
+    want = contract(consumer)
+    found = np.asarray(outputs[want.form])
+    return np.pad(found, ((0, 0), (0, max(0, want.padded - found.shape[1]))))
 
 
-def violations(
-    consumer: str, preprocess: Mapping[str, Any], outputs: Mapping[str, np.ndarray]
-) -> list[str]:
-    """What of a program's contract an encoder breaks; empty if it can be plugged in.
+def problems(model: Model, consumer: str) -> list[str]:
+    """What keeps an encoder from a consumer, a line each; none if it fits.
 
-    Args:
-        consumer: the program's name.
-        preprocess: of the encoder.
-        outputs: of several different faces; see `vectors`.
+    Both forms are had from every encoder (`Model.outputs`, and exports in ONNX or StableHLO), so
+    the form is no problem unless the encoder's own output is of length one and "raw" is wanted.
+
+    Raises:
+        UserError: no such consumer is known.
     """
-    c = contract(consumer)
-    raw, unit, norm = (np.asarray(outputs[k], np.float64) for k in ("raw", "unit", "norm"))
-    mean, std = MEAN_STD["half"]
-    same = np.allclose([preprocess["mean"], preprocess["std"]], [mean, std], atol=1e-3)
+    want, have = contract(consumer), model.preprocess
+    size = have["size"]
+    outputs = model.outputs(fixed_images(size))
+    raw = np.asarray(outputs["raw"], np.float64)
+    found = []
+    if raw.shape[1] != want.width:
+        found.append(f"embeddings are {raw.shape[1]} wide, {consumer} takes {want.width}")
+    if size != want.size:
+        found.append(f"pictures are {size} px, {consumer} gives {want.size}")
+    for key, value in (("mean", want.mean), ("std", want.std)):
+        if not np.allclose(have[key], value, atol=1e-3):
+            found.append(f"{key} is {tuple(have[key])}, {consumer} normalises by {value}")
+    if have["color"] != "RGB":
+        found.append(f"pictures are {have['color']}, not RGB")
+    if "arcface" not in have["alignment"]:
+        what = f"alignment is '{have['alignment']}'"
+        found.append(f"{what}, {consumer} aligns by five points onto the template of ArcFace")
+    if have["flip"] != "none":
+        found.append(f"flip is '{have['flip']}', {consumer} embeds a picture once")
+    return found + _of_numbers(raw, want, consumer)
+
+
+def _of_numbers(raw: np.ndarray, want: Contract, consumer: str) -> list[str]:
+    """Problems of the embeddings f64[n, D] of different pictures; the first one only."""
     lengths = np.linalg.norm(raw, axis=1, keepdims=True)
-    checks = {
-        f"the embedding has {raw.shape[1]} values, not {c.width}": raw.shape[1] == c.width,
-        f"images are {preprocess['size']} pixels, not {c.size}": preprocess["size"] == c.size,
-        f"colours are {preprocess['color']}, not {COLOUR_ORDER}": preprocess["color"]
-        == COLOUR_ORDER,
-        f"mean {tuple(preprocess['mean'])} and std {tuple(preprocess['std'])}, not 0.5": same,
-        "faces are not aligned to the five points": preprocess["alignment"] != "none",
-        "the raw embedding is made of flipped images too": preprocess["flip"] == "none",
-        "an embedding is not finite": bool(np.isfinite(raw).all()),
-        "an embedding is zero, so that it has no direction": bool((lengths > 0).all()),
-        "unit embeddings are not of length one": np.allclose(
-            np.linalg.norm(unit, axis=1), 1, 0, 1e-4
-        ),
-        "norm is not the length of raw": np.allclose(norm, lengths, 1e-4, 0),
-        "all faces have one embedding": len(raw) < 2 or float(np.ptp(unit, axis=0).max()) > 1e-4,
-    }
-    return [what for what, kept in checks.items() if not kept]
+    if not np.isfinite(raw).all():
+        return ["embeddings are not finite"]
+    if not lengths.all():
+        return ["an embedding is zero, so that it has no direction"]
+    if np.ptp(raw / lengths, axis=0).max() < 1e-5:
+        return ["all pictures have one embedding"]
+    if want.form == "raw" and np.allclose(lengths, 1, atol=1e-3):
+        return [f"embeddings have length 1 by themselves, {consumer} reads their length"]
+    return []

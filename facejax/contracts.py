@@ -90,6 +90,9 @@ class Aug:
         shrink_p: probability of that loss of resolution.
         jitter: strength of brightness, contrast, saturation and hue (each 0 = off).
         jitter_p: probability of the colour jitter.
+        hsv: most degrees by which the hue turns forward, and most that is added to the saturation,
+            whose factor is 1 without.
+        hsv_p: probability of that.
         gray_p: probability of grayscale.
         blur_p: probability of Gaussian blur.
         blur_sigma: range of the blur's sigma, in pixels of a 224-pixel view (scaled with `size`).
@@ -108,6 +111,8 @@ class Aug:
     shrink_p: float = 0.0
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     jitter_p: float = 0.8
+    hsv: tuple[float, float] = (20.0, 0.2)
+    hsv_p: float = 0.0
     gray_p: float = 0.0
     blur_p: float = 0.0
     blur_sigma: tuple[float, float] = (0.1, 2.0)

@@ -10,22 +10,25 @@ Record i of the source is row i of the shards, put one after the other:
     <out>/rejected.csv                      what could not be decoded or has no finite embedding
     <out>/embeddings.json                   what was embedded by which weights; at the end, counts
 
+With --format=parquet the first two are one file, <out>/embeddings-00000-of-00003.parquet, with the
+columns of the rows and a last one, `embedding`.
+
 A rejected record's row is NaN, `rejected` says why. Run again, it keeps the finished shards.
 """
 
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from facejax import cli, command_line, model
 from facejax.checkpoint import digest_of
 from facejax.data import pipeline
-from facejax.data.arrays import MANIFEST, shard_paths
+from facejax.data.arrays import MANIFEST, parquet_path, read_shard, shard_paths
 from facejax.data.mixture import Entry, open_source
 from facejax.data.packed import write_json
 from facejax.data.rejected import Rejected
@@ -33,12 +36,24 @@ from facejax.errors import TrainingFailed, UserError
 from facejax.metrics import replacing
 
 SCHEMA_VERSION = 1
+COLUMNS = ("label", "index", "name", "norm", "rejected", "identity")
+KINDS = ("string", "int64", "string", "float64", "string", "string")
+"""Of the columns, in Parquet."""
+
+Format = Literal["npy", "parquet"]
 
 
 def embed(
-    trained: model.Model, spec: Mapping[str, Any], out: Path, records_per_shard: int = 8192
+    trained: model.Model,
+    spec: Mapping[str, Any],
+    out: Path,
+    records_per_shard: int = 8192,
+    form: Format = "npy",
 ) -> dict[str, Any]:
     """Embeds the source `spec`, a dict like an entry of `config.data.sources`.
+
+    Args:
+        form: of the shards.
 
     Returns:
         The manifest.
@@ -57,6 +72,7 @@ def embed(
         "records": total,
         "records_per_shard": records_per_shard,
         "shards": shards,
+        "format": form,
         "encoder": trained.encoder_name,
         "step": trained.meta.get("step"),
         "weights_sha256": digest_of({"params": trained.params, "stats": trained.stats}),
@@ -65,14 +81,18 @@ def embed(
     _claim(out, json.loads(json.dumps(plan)))
     rejections = []
     for shard in range(shards):
-        arrays, rows = shard_paths(out, shard, shards)
-        if not arrays.exists():
+        if not _finished(out, shard, shards, form).exists():
             indices = range(shard * records_per_shard, min((shard + 1) * records_per_shard, total))
-            _write_shard(trained, entry, indices, arrays, rows)
+            embeddings, rows = _embedded(trained, entry, indices)
+            if form == "npy":
+                _write_npy(embeddings, rows, *shard_paths(out, shard, shards))
+            else:
+                _write_parquet(embeddings, rows, parquet_path(out, shard, shards))
             print(f"shard {shard + 1}/{shards}: {len(indices)} records")
-        with rows.open(newline="", encoding="utf-8") as file:
-            listed = list(csv.reader(file))[1:]
-        rejections += [(row[0], int(row[1]), row[2], row[4]) for row in listed if row[4]]
+        for row in read_shard(out, shard, plan)[1]:
+            if row["rejected"]:
+                said = row["label"], int(row["index"]), row["name"], row["rejected"]
+                rejections.append(said)
     Rejected.write(out / "rejected.csv", rejections)
     manifest = {**plan, "embedded": total - len(rejections), "rejected": len(rejections)}
     write_json(out / MANIFEST, manifest)
@@ -90,10 +110,15 @@ def _claim(out: Path, plan: Mapping[str, Any]) -> None:
             raise UserError(str(out), f"holds embeddings with another {key}", "change --out")
 
 
-def _write_shard(
-    trained: model.Model, entry: Entry, indices: range, arrays: Path, rows: Path
-) -> None:
-    """Writes the rows and then the embeddings, whose file says that the shard is finished."""
+def _finished(out: Path, shard: int, shards: int, form: Format) -> Path:
+    """The file that says that a shard is finished."""
+    return shard_paths(out, shard, shards)[0] if form == "npy" else parquet_path(out, shard, shards)
+
+
+def _embedded(
+    trained: model.Model, entry: Entry, indices: range
+) -> tuple[np.ndarray, list[tuple[Any, ...]]]:
+    """f32[n, D], NaN where rejected, and the rows under `COLUMNS`; None is an empty cell."""
     found, reasons, people = [], {}, []
     field = entry.source.fields.get("identity")
     for part in pipeline.sequential(
@@ -115,17 +140,42 @@ def _write_shard(
     broken = ~np.isfinite(embeddings).all(axis=1)
     embeddings[broken] = np.nan
     norms = np.linalg.norm(embeddings.astype(np.float64), axis=1)
-    lines = [("label", "index", "name", "norm", "rejected", "identity")]
+    rows = []
     for index, norm, bad, who in zip(indices, norms, broken, people or [-1] * len(indices)):
-        judged = ("", reasons.get(index, "embedding not finite")) if bad else (f"{norm:.9g}", "")
-        known = "" if who < 0 else field.names[who] if field.names else who
-        lines.append((entry.label, index, entry.source.name(index), *judged, known))
-    text = io.StringIO()
-    csv.writer(text).writerows(lines)
-    with replacing(rows) as file:
+        judged = (None, reasons.get(index, "embedding not finite")) if bad else (float(norm), "")
+        known = "" if who < 0 else field.names[who] if field.names else str(who)
+        rows.append((entry.label, index, entry.source.name(index), *judged, known))
+    return embeddings, rows
+
+
+def _write_npy(
+    embeddings: np.ndarray, rows: Sequence[tuple[Any, ...]], arrays: Path, listed: Path
+) -> None:
+    """Writes the rows and then the embeddings, whose file says that the shard is finished."""
+    text, norm = io.StringIO(), COLUMNS.index("norm")
+    lines = [
+        (*row[:norm], "" if row[norm] is None else f"{row[norm]:.9g}", *row[norm + 1 :])
+        for row in rows
+    ]
+    csv.writer(text).writerows([COLUMNS, *lines])
+    with replacing(listed) as file:
         file.write(text.getvalue().encode())
     with replacing(arrays) as file:
         np.save(file, embeddings)
+
+
+def _write_parquet(embeddings: np.ndarray, rows: Sequence[tuple[Any, ...]], path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    columns = {
+        name: pyarrow.array([row[i] for row in rows], getattr(pyarrow, KINDS[i])())
+        for i, name in enumerate(COLUMNS)
+    }
+    flat = pyarrow.array(embeddings.reshape(-1))
+    columns["embedding"] = pyarrow.FixedSizeListArray.from_arrays(flat, embeddings.shape[1])
+    with replacing(path) as file:
+        parquet.write_table(pyarrow.table(columns), file)
 
 
 def run(argv: list[str]) -> None:
@@ -138,6 +188,7 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--path", help="the source's path")
     parser.add_argument("--out", required=True, type=Path, help="directory for the embeddings")
     parser.add_argument("--records_per_shard", type=int, default=8192, help="(default: 8192)")
+    parser.add_argument("--format", choices=get_args(Format), default="npy", help="of the shards")
     given, free = parser.parse_known(argv, "source")
     if (given.workdir is None) == (given.export is None):
         raise UserError("--workdir", "exactly one of --workdir and --export is wanted", "give one")
@@ -145,7 +196,7 @@ def run(argv: list[str]) -> None:
     command_line.override(spec, [f"--source.{key}={text}" for key, text in free.items()], "source")
     trained = model.load(given.export or given.workdir, given.step)
     try:
-        manifest = embed(trained, spec, given.out, given.records_per_shard)
+        manifest = embed(trained, spec, given.out, given.records_per_shard, given.format)
     except OSError as error:
         raise TrainingFailed(str(given.out), f"storage failed ({error})", "run it again") from error
     print(f"{given.out}: {manifest['embedded']} embedded, {manifest['rejected']} rejected")

@@ -102,8 +102,9 @@ class Adapted:
 
     def apply(self, cfg: Any, params: Params, stats: Params, inputs, *, draw=None, **keys):
         """The encoder, whose adapted layers add what their matrices make."""
-        weights = _weights(self.lora, inputs["image"])
-        drops = draw if keys.get("train") and self.lora.dropout else None
+        weights, drops = _weights(self.lora, inputs["image"]), None
+        if draw is not None and keys.get("train") and self.lora.dropout:
+            params, drops = _numbered(params), draw.fold("lora")
         with nn.intercept_methods(_Adding(self.lora, weights, drops)):
             return self.base.apply(cfg, params, stats, inputs, draw=draw, **keys)
 
@@ -121,9 +122,7 @@ def with_adapters(lora: Lora, params: Params, rng: jax.Array) -> Params:
         raise UserError("config.encoder.lora.pattern", f"'{lora.pattern}' finds no Linear", remedy)
     out = jax.tree.map(lambda x: x, params)
     for number, path in enumerate(sorted(layers)):
-        node = out
-        for part in path.split("/"):
-            node = node[part]
+        node = _at(out, path)
         inputs, outputs = node["kernel"].shape
         names = ("one",) if not _two(lora, path) else ("low", "high")
         keys = jax.random.split(jax.random.fold_in(rng, number), len(names))
@@ -135,6 +134,21 @@ def with_adapters(lora: Lora, params: Params, rng: jax.Array) -> Params:
             for name, key in zip(names, keys)
         }
     return out
+
+
+def _numbered(params: Params) -> Params:
+    """Beside the matrices of each adapter its number, which a scan over blocks carries along."""
+    out = jax.tree.map(lambda x: x, params)
+    adapted = [p for p in _linear(params) if "lora" in _at(params, p)]
+    for number, path in enumerate(sorted(adapted)):
+        _at(out, path)["lora"]["number"] = jnp.uint32(number)
+    return out
+
+
+def _at(params: Params, path: str) -> Params:
+    for part in path.split("/"):
+        params = params[part]
+    return params
 
 
 def around(params: Params, base: Params) -> Params:
@@ -224,12 +238,11 @@ def sharpness(image: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass
 class _Adding:
-    """Intercepts Linear layers that have adapters; each call has a stream of dropout of its own."""
+    """Intercepts Linear layers that have adapters; each has a stream of dropout of its own."""
 
     lora: Lora
     alpha: jax.Array | None
     draw: Draw | None
-    calls: int = 0
     inside: bool = False  # a layer that calls its parent class comes by twice
 
     def __call__(self, next_function, args, kwargs, context):
@@ -245,8 +258,8 @@ class _Adding:
         if not adapted:
             return found
         self.inside = False
-        x, pairs = args[0].astype(found.dtype), module.get_variable("params", "lora")
-        x = self._dropped(x)
+        x, pairs = args[0].astype(found.dtype), dict(module.get_variable("params", "lora"))
+        x = self._dropped(x, pairs.pop("number", None))
         for name, pair in pairs.items():
             weighted = x if name == "one" else x * self._share(name, x)
             thin = weighted @ pair["down"].astype(x.dtype)
@@ -257,11 +270,10 @@ class _Adding:
         share = self.alpha if name == "high" else 1 - self.alpha
         return share.reshape(-1, *[1] * (x.ndim - 1)).astype(x.dtype)
 
-    def _dropped(self, x: jax.Array) -> jax.Array:
+    def _dropped(self, x: jax.Array, number: jax.Array | None) -> jax.Array:
         if self.draw is None:
             return x
-        keys = self.draw.fold(f"lora/{self.calls}").keys()
-        self.calls += 1
+        draw = Draw(jax.random.fold_in(self.draw.key, number), self.draw.rows)
         stay = 1 - self.lora.dropout
-        keep = jax.vmap(lambda key: jax.random.bernoulli(key, stay, x.shape[1:]))(keys)
+        keep = jax.vmap(lambda key: jax.random.bernoulli(key, stay, x.shape[1:]))(draw.keys())
         return jnp.where(keep, x / stay, 0).astype(x.dtype)

@@ -140,6 +140,7 @@ def _write_shard(
         "sum": [0, 0, 0],
         "sum_of_squares": [0, 0, 0],
         "rejected": [],
+        "identity": [],
     }
     final = out / packed.shard_name(shard, plan["shards"])
     scratch = final.with_suffix(".tmp")
@@ -170,7 +171,8 @@ def _convert(entry: Entry, size: int, quality: int, indices: Sequence[int]) -> l
             rows.append((index, name, None, record.reason))
             continue
         pixels = record["image"].reshape(-1, 3).astype(np.int64)
-        facts = list(record), pixels.sum(0).tolist(), (pixels**2).sum(0).tolist()
+        sums = pixels.sum(0).tolist(), (pixels**2).sum(0).tolist()
+        facts = list(record), *sums, int(record.get("identity", -1))
         record["name"] = name
         for picture in record.keys() & {"image", "generated"}:
             record[picture] = encode_jpeg(record[picture], quality)
@@ -186,7 +188,8 @@ def _add(part: dict[str, Any], writer: ArrayRecordWriter, row: tuple, entry: Ent
         part["rejected"].append((entry.label, index, name, facts))
         return
     writer.write(data)
-    known, total, squares = facts
+    known, total, squares, identity = facts
+    part["identity"].append(identity)
     part["records"] += 1
     for field in known:
         part["known"][field] += 1

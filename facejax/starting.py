@@ -17,6 +17,7 @@ from facejax import checkpoint, config, model, state
 from facejax.errors import UserError
 from facejax.export import files, names
 from facejax.layers import sincos_2d
+from facejax.lora import Adapted
 from facejax.optim import flatten
 
 WHERE = "config.init_from"
@@ -117,8 +118,10 @@ def _of_run(path: Path, run: config.Run) -> Source:
     facts = files.Facts(mean=stored.data.mean, std=stored.data.std)
     notes = files.check_facts(facts, files.Facts(), run.data.mean, run.data.std)
     tower = stored.towers["encoder"]
-    # A plain run goes on without the adapters of another; its encoder is what they were around.
-    arrays = {k: v for k, v in flatten(items).items() if not re.search(r"/lora/", k)}
+    arrays = flatten(items)
+    if not isinstance(run.towers["encoder"].module, Adapted):
+        # A plain run goes on without the adapters of another; its encoder is what they were around.
+        arrays = {k: v for k, v in arrays.items() if not re.search(r"/lora/", k)}
     return Source(f"facejax run, step {step}", tower.name, tower.config, arrays, (), notes)
 
 

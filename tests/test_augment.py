@@ -289,6 +289,31 @@ def test_hue_is_that_of_hsv(rgb, shift):
     np.testing.assert_allclose(np.asarray(got)[:, 0, 0], want, atol=2e-6)
 
 
+def test_hsv_turns_the_hue_forward_and_raises_the_saturation():
+    def hue(levels):
+        return np.array([colorsys.rgb_to_hsv(*x[0, 0] / 255)[0] for x in levels]) * 360
+
+    turns = np.sort(spread_of(Aug(2, hsv_p=1.0, hsv=(20.0, 0.0)), REDDISH, hue, 500))
+    assert np.abs(turns - 20 * (np.arange(500) + 0.5) / 500).max() < 20 * 1.63 / np.sqrt(500)
+    read = ENHANCE["saturation"][3]
+    factors = np.sort(spread_of(Aug(2, hsv_p=1.0, hsv=(0.0, 0.2)), REDDISH, read, 500))
+    uniform = 1 + 0.2 * (np.arange(500) + 0.5) / 500
+    assert np.abs(factors - uniform).max() < 0.2 * 1.63 / np.sqrt(500)
+
+    image = photos(8, 12, 12)
+    aug = {"hsv_p": 1.0, "hsv": (60.0, 0.5)}
+    probes = show(Aug(2, **aug), np.tile(REDDISH, (8, 1, 1, 1)))["levels"]  # the same factors
+    for levels, x, turn, probe in zip(
+        show(Aug(12, **aug), image)["levels"], image, hue(probes), probes
+    ):
+        turned = [colorsys.rgb_to_hsv(*pixel) for pixel in x.reshape(-1, 3) / 255]
+        turned = np.array([colorsys.hsv_to_rgb((h + turn / 360) % 1, s, v) for h, s, v in turned])
+        spread = np.ptp(probe[0, 0]) / 50  # the probe's, whose hue turns without changing it
+        luma = turned @ [0.299, 0.587, 0.114]
+        want = np.clip(luma[:, None] + spread * (turned - luma[:, None]), 0, 1) * 255
+        np.testing.assert_allclose(levels.reshape(-1, 3), want, atol=0.1)
+
+
 def test_jitter_leaves_a_share_of_the_images_alone():
     image = photos(400, 2, 2)
     out = show(Aug(2, jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.7), image)
@@ -352,7 +377,9 @@ def test_shrinking_is_pillows_resize_there_and_back(share):
             np.testing.assert_allclose(levels[..., c], want, atol=1e-2)
 
 
-@pytest.mark.parametrize("name", ["flip", "cut_p", "shrink_p", "gray_p", "blur_p", "solarize_p"])
+@pytest.mark.parametrize(
+    "name", ["flip", "cut_p", "shrink_p", "hsv_p", "gray_p", "blur_p", "solarize_p"]
+)
 def test_probabilities_are_met(name):
     image = photos(1000, 4, 4) // 2 + 100 if name == "cut_p" else photos(1000, 4, 4)
     hard = {"blur_sigma": (60.0, 60.0), "cut": (0.1, 0.1), "shrink": (0.25, 0.25)}

@@ -5,10 +5,14 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from facejax import clean, cli
-from facejax.cleaning import across, within
-from facejax.data.arrays import shard_paths
+from facejax.cleaning import across, blocks, within
+from facejax.data.arrays import open_shards, parquet_path, shard_paths
+from facejax.data.blocklist import read_blocklist
+from facejax.data.mixture import Mixture, open_source
+from facejax.embed import _write_parquet
 from facejax.errors import UserError
 
 D = 128
@@ -37,7 +41,8 @@ def stored(folder, x, identities, rejected=(), weights="w"):
             for i in rows:
                 bad = "truncated" if i in rejected else ""
                 writer.writerow(("set", i, f"{i:05d}.jpg", "3", bad, identities[i]))
-    manifest = {"shards": 2, "weights_sha256": weights, "source": {"name": "folder", "path": "no"}}
+    source = {"name": "folder", "path": "no"}
+    manifest = {"shards": 2, "format": "npy", "weights_sha256": weights, "source": source}
     (folder / "embeddings.json").write_text(json.dumps(manifest))
     return folder
 
@@ -71,6 +76,8 @@ def test_a_set_with_a_third_of_wrong_labels_is_cleaner_afterwards(tmp_path):
     assert kept[labels == who].mean() > 0.99
     assert summary["kept"] + sum(summary["left_out"].values()) == len(x)
     assert {row["reason"] for row in rows if not row["identity"]} <= {"stray", "unsure", "copy"}
+    assert 0.65 < summary["in_largest_cluster"] < 0.75
+    assert summary["cosine_to_centre_before"] < 0.8 < summary["cosine_to_centre_after"]
     # What is left out is what the blocklist says.
     with (tmp_path / "out/blocked.csv").open(newline="") as file:
         blocked = [int(row["index"]) for row in csv.DictReader(file)]
@@ -130,6 +137,8 @@ def test_finished_stages_are_kept_and_another_plan_is_not_taken_for_this_one(tmp
 
     monkeypatch.setattr(within, "largest_cluster", fail)
     assert run(folder, tmp_path / "out")[0] == rows
+    # Another threshold spares the stages before it.
+    run(folder, tmp_path / "out", "--copy=0.99")
     with pytest.raises(AssertionError, match="again"):
         run(folder, tmp_path / "out", "--near=0.4")
 
@@ -144,6 +153,8 @@ def test_the_page_names_what_goes_and_why(tmp_path):
     assert "not in the largest cluster" in page
     assert "&lt;p5&gt;" in page
     assert "<p5>" not in page
+    assert "1 of 6 identities are more than one cluster" in page
+    assert "88.9%" in page
 
 
 def test_clusters_are_those_of_dbscan():
@@ -157,19 +168,59 @@ def test_clusters_are_those_of_dbscan():
     assert within.largest_cluster(x[:1], near, 2).tolist() == [True]
 
 
-def test_blocks_do_not_change_what_is_found(monkeypatch):
+def test_cleaning_in_blocks_and_from_parquet_finds_the_same(tmp_path, monkeypatch):
+    x, who = people(12, 9, seed=4)
+    rng = np.random.default_rng(2)
+    labels = [f"p{n}" for n in np.where(rng.random(len(x)) < 0.2, rng.integers(0, 12, len(x)), who)]
+    folder = stored(tmp_path / "npy", x, labels, rejected=(5,))
+    rows, summary = run(folder, tmp_path / "out")
+    monkeypatch.setattr(blocks, "BLOCK", 4)
+    assert run(folder, tmp_path / "small")[0] == rows
+    monkeypatch.undo()
+    manifest, parts, listed = open_shards(folder)
+    (tmp_path / "parquet").mkdir()
+    for shard, part in enumerate(parts):
+        half = listed[: len(part)] if shard == 0 else listed[-len(part) :]
+        cells = [(r["label"], int(r["index"]), r["name"], 3.0, r["rejected"], r["identity"])
+                 for r in half]  # fmt: skip
+        _write_parquet(np.asarray(part), cells, parquet_path(tmp_path / "parquet", shard, 2))
+    text = json.dumps(manifest | {"format": "parquet"})
+    (tmp_path / "parquet/embeddings.json").write_text(text)
+    assert run(tmp_path / "parquet", tmp_path / "again") == (rows, summary)
+    assert 0 < summary["left_out"]["stray"] < 40
+
+
+def test_centres_are_unit_means():
     x, who = people(30, 3, seed=9)
-    groups = [np.flatnonzero(who == n) for n in range(30)]
-    centre = across.centres(x, groups)
-    centre[7] = centre[3]
-    size = np.arange(30, 0, -1)
-    whole = across.merged(centre, size, 0.7, 0.2)
-    monkeypatch.setattr(across, "BLOCK", 7)
-    np.testing.assert_array_equal(across.merged(centre, size, 0.7, 0.2), whole)
-    assert whole[7] == whole[3]
-    assert whole.max() > -1
-    assert (whole == -1).any()
-    np.testing.assert_allclose(np.linalg.norm(across.centres(x, groups), axis=1), 1, rtol=1e-6)
+    groups = [*(np.flatnonzero(who == n) for n in range(30)), np.zeros(0, int)]
+    centre, alike = across.centres(x, groups)
+    np.testing.assert_allclose(np.linalg.norm(centre[:-1], axis=1), 1, rtol=1e-6)
+    assert not centre[-1].any()
+    expected = [(x[rows] @ centre[n]).mean() for n, rows in enumerate(groups[:-1])]
+    np.testing.assert_allclose(alike, [*expected, 0], atol=1e-6)
+
+
+def test_the_result_labels_and_blocks_a_folder(tmp_path):
+    """`clean.csv` and `blocked.csv` are taken by the sources and the blocklist as they are."""
+    x, who = people(6, 8, seed=6)
+    labels = [f"p{n}" for n in who]
+    labels[3], labels[40] = "p5", "also p5"
+    (tmp_path / "faces").mkdir()
+    for i in range(len(x)):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"faces/{i:05d}.jpg")
+    rows, summary = run(stored(tmp_path / "set", x, labels), tmp_path / "out")
+    assert rows[3]["reason"] == "stray"
+    assert rows[40]["identity"] == "p5"
+    table = str(tmp_path / "out/clean.csv")
+    path = {"name": "folder", "path": str(tmp_path / "faces"), "label": "set"}
+    entry = open_source({**path, "identity": "column", "labels": table}, "source")
+    field = entry.source.fields["identity"]
+    records = entry.source.read(range(len(x)))
+    given = [field.names[r["identity"]] if r["identity"] >= 0 else "" for r in records]
+    assert given == [row["identity"] for row in rows]
+    blocked = read_blocklist(str(tmp_path / "out/blocked.csv"), Mixture([entry]))
+    assert blocked.tolist() == [3]
+    assert summary["left_out"] == {"stray": 1}
 
 
 @pytest.mark.parametrize(
@@ -198,6 +249,9 @@ def test_embeddings_without_identities_or_of_other_weights_are_refused(tmp_path)
     nobody = stored(tmp_path / "nobody", x, [""] * len(x))
     with pytest.raises(UserError, match="no identities"):
         run(nobody, tmp_path / "out")
+    broken = stored(tmp_path / "broken", x, [f"p{n}" for n in who], rejected=range(len(x)))
+    with pytest.raises(UserError, match="no identities"):
+        run(broken, tmp_path / "out")
     folder = stored(tmp_path / "set", x, [f"p{n}" for n in who])
     test = stored(tmp_path / "test", x, [""] * len(x), weights="other")
     with pytest.raises(UserError, match="other weights"):

@@ -8,10 +8,12 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from pyarrow import parquet
 from support import SIZE, trained_run
 
 import facejax
 from facejax import cli, embed
+from facejax.data import arrays
 
 
 @pytest.fixture(scope="module")
@@ -34,20 +36,20 @@ def faces(tmp_path):
 def command(workdir, faces, out, *more):
     embed.run([f"--workdir={workdir}", "--source=folder", f"--path={faces}", f"--out={out}", *more])
     manifest = json.loads((out / "embeddings.json").read_text())
-    arrays = [np.load(p) for p in sorted(out.glob("embeddings-*.npy"))]
+    parts = [np.load(p) for p in sorted(out.glob("embeddings-*.npy"))]
     rows = []
     for path in sorted(out.glob("rows-*.csv")):
         with path.open(newline="") as file:
             rows += csv.DictReader(file)
-    return manifest, arrays, rows
+    return manifest, parts, rows
 
 
 def test_record_i_is_row_i(workdir, faces, tmp_path, capsys):
-    manifest, arrays, rows = command(
+    manifest, parts, rows = command(
         workdir, faces, tmp_path / "out", "--records_per_shard=4", "--source.label=mine"
     )
-    assert [len(a) for a in arrays] == [4, 4, 3]
-    found, names = np.concatenate(arrays), sorted(p.name for p in faces.iterdir())
+    assert [len(a) for a in parts] == [4, 4, 3]
+    found, names = np.concatenate(parts), sorted(p.name for p in faces.iterdir())
     good = [i for i in range(11) if i != 4]
     model = facejax.load(workdir)
     expected = model.embed([faces / names[i] for i in good])
@@ -72,7 +74,7 @@ def test_record_i_is_row_i(workdir, faces, tmp_path, capsys):
 
 def test_finished_shards_are_kept_and_missing_ones_made_again(workdir, faces, tmp_path, capsys):
     out = tmp_path / "out"
-    first, arrays, _ = command(workdir, faces, out, "--records_per_shard=4")
+    first, parts, _ = command(workdir, faces, out, "--records_per_shard=4")
     times = {p: p.stat().st_mtime_ns for p in out.glob("embeddings-*.npy")}
     lost = out / "embeddings-00001-of-00003.npy"
     lost.unlink()
@@ -81,9 +83,39 @@ def test_finished_shards_are_kept_and_missing_ones_made_again(workdir, faces, tm
     assert "shard 2/3" in (told := capsys.readouterr().out)
     assert "shard 1/3" not in told
     assert again == first
-    for a, b in zip(arrays, same, strict=True):
+    for a, b in zip(parts, same, strict=True):
         np.testing.assert_array_equal(a, b)
     assert {p for p, time in times.items() if p.stat().st_mtime_ns != time} == {lost}
+
+
+def test_parquet_shards_hold_the_same(workdir, faces, tmp_path, capsys):
+    given = ("--records_per_shard=4", "--source.identity=none")
+    command(workdir, faces, tmp_path / "npy", *given)
+    written, none, _ = command(workdir, faces, out := tmp_path / "out", *given, "--format=parquet")
+    assert (none, written["format"], written["rejected"]) == ([], "parquet", 1)
+    capsys.readouterr()
+    expected, found = arrays.open_shards(tmp_path / "npy")[1:], arrays.open_shards(out)[1:]
+    for a, b in zip(found[0], expected[0], strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(found[1], expected[1], strict=True):
+        assert a.keys() == b.keys()
+        assert [a[k] for k in ("label", "index", "name", "identity")] == [
+            b[k] for k in ("label", "index", "name", "identity")
+        ]
+        assert bool(a["rejected"]) == bool(b["rejected"])
+        assert float(a["norm"] or 0) == pytest.approx(float(b["norm"] or 0), rel=1e-8)
+    table = parquet.read_table(out / "embeddings-00001-of-00003.parquet")
+    assert table.schema.names == [*embed.COLUMNS, "embedding"]
+    assert table["index"].to_pylist() == [4, 5, 6, 7]
+    assert table["norm"].to_pylist()[0] is None
+    # A shard that a kill left out is made again, and the folder's `features` read any format.
+    (out / "embeddings-00001-of-00003.parquet").unlink()
+    command(workdir, faces, out, *given, "--format=parquet")
+    assert "shard 2/3" in (told := capsys.readouterr().out)
+    assert "shard 1/3" not in told
+    rows = arrays.open_rows(str(out), sorted(p.name for p in faces.iterdir()))
+    np.testing.assert_array_equal(rows[5], table["embedding"][1].as_py())
+    assert rows[4] is None
 
 
 def test_any_source_and_any_checkpoint(workdir, tmp_path):
@@ -115,6 +147,9 @@ def test_an_embedding_that_is_not_finite_is_rejected(workdir, tmp_path):
         (["--source=synthetic", "--out={used}"], 2, "holds embeddings with another source"),
         (["--source=synthetic", "--out={file}"], 3, "storage failed"),
         (["--source=synthetic", "--out={new}", "--records_per_shard=0"], 2, "give 1 or more"),
+        (["--source=synthetic", "--out={new}", "--format=csv"], 2, "--format"),
+        (["--source=synthetic", "--source.n=2", "--source.size=16", "--out={used}",
+          "--format=parquet"], 2, "holds embeddings with another format"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(workdir, tmp_path, capsys, monkeypatch, arguments, status, told):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from support import assert_close, leaves, resolve, steps, trained_run
+from support import assert_close, leaves, resolve, states_of, steps, trained_run
 
 import facejax
 from facejax import lora, model
@@ -36,6 +36,13 @@ def trained(module, cfg=CFG, seed=0):
         return jnp.asarray(rng.normal(size=leaf.shape) * 0.3, jnp.float32) if adapter else leaf
 
     return jax.tree_util.tree_map_with_path(moved, params)
+
+
+def scaled(params, factor):
+    """The same with other adapters."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: factor * x if "'lora'" in jax.tree_util.keystr(path) else x, params
+    )
 
 
 def pooled(module, params, cfg=CFG, image=IMAGE, **keys):
@@ -111,12 +118,12 @@ def test_sharp_images_are_told_from_blurred_ones_and_pass_no_gradient():
     flat = jnp.zeros((1, 16, 16, 3))
     assert lora.sharpness(flat)[0] == 0
     assert lora.sharpness(0.05 * smooth).max() < lora.sharpness(0.05 * fine).min() < 1
-    module = Adapted(vit, dataclasses.replace(PAIR, quality="sharpness"))
-    params = trained(module)
-    cut = lora.sharpness(IMAGE)
-    assert cut.shape == (3,)
+    by_sharpness = dataclasses.replace(PAIR, quality="sharpness")
+    alpha, pull = jax.value_and_grad(lambda x: lora._weights(by_sharpness, x).sum())(0.05 * fine)
+    assert 0 < alpha < 4
+    assert (pull == 0).all()
     with pytest.raises(UserError, match="cannot be merged"):
-        lora.merge(module.lora, params)
+        lora.merge(by_sharpness, trained(Adapted(vit, by_sharpness)))
 
 
 def test_dropout_is_for_training_and_of_the_row():
@@ -129,6 +136,30 @@ def test_dropout_is_for_training_and_of_the_row():
     row = Draw(draw.key, jnp.array([2]))
     alone = pooled(module, params, image=IMAGE[2:], train=True, draw=row)
     np.testing.assert_allclose(alone[0], train[2], atol=1e-5)
+
+
+@pytest.mark.parametrize("keys", [{"scan": True}, {"remat": "full"}])
+def test_dropout_is_that_of_the_layer_however_the_blocks_run(keys):
+    module = Adapted(vit, dataclasses.replace(PAIR, dropout=0.5))
+    params, draw = trained(module), Draw(jax.random.key(0), jnp.arange(3))
+    cfg = dataclasses.replace(CFG, **keys)
+    one, other = (pooled(module, params, c, train=True, draw=draw) for c in (CFG, cfg))
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_layers_drop_independently():
+    module = Adapted(vit, dataclasses.replace(QKV, dropout=0.5))
+    params, draw = trained(module), Draw(jax.random.key(0), jnp.arange(3))
+    x = jnp.ones((3, 5, CFG.dims.width))
+    adding = lora._Adding(module.lora, None, draw)
+    dropped = [adding._dropped(x, jnp.uint32(n)) for n in range(2)]
+    assert (dropped[0] != dropped[1]).any()
+    np.testing.assert_array_equal(adding._dropped(x, jnp.uint32(0)), dropped[0])
+    assert {0.0, 2.0} == set(np.unique(dropped[0]).tolist())
+    numbered = lora._numbered(params)
+    found = [numbered[f"blocks_{i:02d}"]["attn"]["qkv"]["lora"]["number"] for i in range(2)]
+    assert found == [0, 1]
+    assert "number" not in params["blocks_00"]["attn"]["qkv"]["lora"]
 
 
 def test_only_the_adapters_and_the_head_move():
@@ -147,6 +178,56 @@ def test_only_the_adapters_and_the_head_move():
     assert moved == {path for path in leaves(after.params["encoder"]) if "/lora/" in path}
     centres = [s.objective["sparse"]["softmax"]["centres"] for s in (before, after)]
     assert np.abs(centres[0] - centres[1]).max() > 0
+
+
+@pytest.mark.slow
+def test_averages_and_frozen_copies_have_adapters():
+    encoder = {"name": "vit", **VIT, "lora": {"rank": 2, "quality": "sharpness"}}
+    optimizer = {"name": "adamw", "lr": 0.01}
+    run = resolve({"byol": {}}, encoder=encoder, optimizer=optimizer)
+    before, after = (steps(run, count)[0] for count in (0, 2))
+    (copy,) = after.ema["tower"].values()
+    start, average, student = (
+        leaves(tree)
+        for tree in (before.params["encoder"], copy["encoder"]["params"], after.params["encoder"])
+    )
+    assert average.keys() == start.keys()
+    for path in average:
+        if "/lora/" not in path:
+            np.testing.assert_array_equal(student[path], start[path])
+            np.testing.assert_allclose(average[path], start[path], atol=1e-6)
+        elif path.endswith("/up"):
+            assert 0 < np.abs(average[path]).max() < np.abs(student[path]).max()
+    # A frozen copy sees through its adapters too.
+    tower, taught = run.towers["encoder"], trained(Adapted(vit, PAIR), run.towers["encoder"].config)
+    distil = resolve({"distil": {"path": "teacher"}}, encoder=encoder, optimizer=optimizer)
+    losses = [
+        steps(distil, 1, frozen={"teacher": (tower.module, tower.config)},
+              frozen_params={"teacher": (params, {})})[1][0]["loss"]
+        for params in (taught, scaled(taught, 0))
+    ]  # fmt: skip
+    assert abs(losses[0] - losses[1]) > 1e-3
+
+
+def test_a_tower_that_is_frozen_for_some_steps_moves_only_after_them():
+    """As docs/recognition.md has it: the patches for good, the rest of the encoder at first."""
+    rules = (
+        {"pattern": "^encoder/patch_embed/", "frozen_until": -1},
+        {"pattern": "^encoder/", "frozen_until": 0.2},
+    )
+    run = resolve(
+        {"softmax": {"scale": 8.0}},
+        encoder={"name": "vit", **VIT},
+        optimizer={"name": "adamw", "lr": 0.01, "schedule": {"kind": "constant"}, "rules": rules},
+    )
+    states = states_of(run, 3)
+    towers = [leaves(state.params["encoder"]) for state in states]
+    for path, start in towers[0].items():
+        for n in (1, 2):
+            np.testing.assert_array_equal(towers[n][path], start)
+        assert (towers[3][path] != start).any() == (not path.startswith("patch_embed/")), path
+    centres = [state.objective["sparse"]["softmax"]["centres"] for state in states]
+    assert (np.asarray(centres[1]) != np.asarray(centres[0])).any()
 
 
 VIT = {"width": 32, "depth": 2, "heads": 2, "patch": 4, "mlp_ratio": 2.0}
@@ -177,6 +258,22 @@ def test_a_plain_run_is_adapted_resumed_and_exported_as_a_plain_one(tmp_path):
     np.testing.assert_allclose(
         model.load(tmp_path / "timm").embed(images), fine.embed(images), atol=1e-4
     )
+
+
+@pytest.mark.slow
+def test_an_adapted_run_goes_on_from_another_with_its_adapters(tmp_path):
+    encoder = {"name": "vit", **VIT, "lora": {"rank": 2}}
+    keys = {"optimizer": {"name": "adamw", "lr": 0.1, "schedule": {"kind": "constant"}}}
+    first = trained_run(tmp_path / "first", encoder=encoder, **keys)
+    still = {"optimizer": {**keys["optimizer"], "lr": 0.0, "weight_decay": 0.0}}
+    taken = {"encoder": encoder, "init_from": str(first), **still}
+    second = facejax.load(trained_run(tmp_path / "second", **taken))
+    expected = leaves(facejax.load(first).params)
+    assert all(np.abs(x).max() > 0 for path, x in expected.items() if path.endswith("/up"))
+    assert_close(leaves(second.params), expected, atol=0)
+    other = {"encoder": {**encoder, "lora": {"rank": 3}}}
+    with pytest.raises(UserError, match=r"lora/one/down \[32, 2\], not \[32, 3\]"):
+        trained_run(tmp_path / "third", **{**taken, **other})
 
 
 @pytest.mark.parametrize(

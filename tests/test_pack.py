@@ -7,16 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from facejax import cli, pack
+from facejax import cli, pack, plugins
 from facejax.data.decode import decode, encode_jpeg
 from facejax.data.packed import pack_record, unpack_record
-from facejax.data.sources import arrayrecord, folder
+from facejax.data.sources import arrayrecord, folder, recordio
 from facejax.errors import TrainingFailed, UserError
 
 SOURCE_OPTIONS = ("labels", "identity", "regions", "landmarks", "generated", "captions")
@@ -57,6 +58,43 @@ def test_round_trip_keeps_every_field(cfg, tmp_path):
             assert np.abs(a[key].astype(int) - b[key]).mean() < 4
         for key in a.keys() - {"image", "generated"}:
             np.testing.assert_array_equal(a[key], b[key])
+
+
+@pytest.mark.parametrize("name", ["folder", "recordio", "webdataset"])
+def test_what_a_source_knows_is_carried_along(name, tmp_path):
+    module = plugins.load("source", name, "test")
+    (tmp_path / "set").mkdir()
+    cfg = module.Config.tiny(tmp_path / "set")
+    original, out = module.open(cfg), tmp_path / "out"
+    options = [f"--source.{key}={value}" for key, value in asdict(cfg).items()]
+    options = [text for text in options if not text.startswith("--source.path=")]
+    fixed = [f"--source={name}", f"--path={cfg.path}", f"--out={out}", "--size=20"]
+    pack.run([*fixed, "--records_per_shard=4", *options])
+    source = arrayrecord.open(arrayrecord.Config(str(out)))
+    assert source.fields == original.fields
+    for (title, a), b in zip(contents(out).items(), original.read(range(6))):
+        assert title in {original.name(i) for i in range(6)}
+        for field in original.fields.keys() - {"image", "generated", "regions", "landmarks"}:
+            np.testing.assert_array_equal(a[field], b[field])
+        assert np.abs(decode(a, 20)["image"].astype(int) - decode(b, 20)["image"]).mean() < 6
+    told = source.identities()
+    assert told.tolist() == original.identities().tolist()
+    (out / "identity.npy").unlink()
+    np.testing.assert_array_equal(source.identities(), told)
+
+
+def test_identities_are_those_of_the_records_that_were_kept(tmp_path):
+    (tmp_path / "set").mkdir()
+    faces = [encode_jpeg(np.full((8, 8, 3), 9, np.uint8), 90)] * 5
+    faces[1] = b"broken"
+    recordio.write(tmp_path / "set/train.rec", list(zip([0, 0, 1, 2, 2], faces)))
+    out = tmp_path / "out"
+    pack.run(["--source=recordio", f"--path={tmp_path / 'set'}", f"--out={out}", "--size=8",
+              "--records_per_shard=2"])  # fmt: skip
+    source = arrayrecord.open(arrayrecord.Config(str(out)))
+    assert source.identities().tolist() == [0, 1, 2, 2]
+    assert source.identities().dtype == np.int32
+    assert (out / "rejected.csv").read_text().splitlines()[1].startswith("recordio,1,train.rec:2,")
 
 
 def test_manifest_tells_counts_statistics_and_checksums(cfg, tmp_path):

@@ -1,39 +1,34 @@
-"""Across identities: one person under several names, and people of a test set."""
+"""Across identities: one person under several names."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 
-BLOCK = 2048
+from facejax.cleaning import blocks
+from facejax.cleaning.stored import Vectors
 
 
-def centres(x: np.ndarray, groups: list[np.ndarray]) -> np.ndarray:
-    """f32[M, D]: the unit mean of each group of records; zero for an empty one."""
+def centres(x: Vectors | np.ndarray, groups: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Of each group of records, f32[M, D], the unit mean, and f32[M], its mean cosine to that.
+
+    Both are zero for an empty group.
+    """
     means = np.zeros((len(groups), x.shape[1]), np.float32)
     for m, rows in enumerate(groups):
         if len(rows):
             means[m] = x[rows].mean(axis=0)
-    length = np.linalg.norm(means, axis=1, keepdims=True)
-    return np.divide(means, length, out=means, where=length > 0)
-
-
-def pairs_above(
-    left: np.ndarray, right: np.ndarray, bar: float
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Rows of `left`, rows of `right` and their cosine, of all above `bar`, a block at a time."""
-    for i in range(0, len(left), BLOCK):
-        for j in range(0, len(right), BLOCK):
-            cosine = left[i : i + BLOCK] @ right[j : j + BLOCK].T
-            a, b = np.nonzero(cosine > bar)
-            yield a + i, b + j, cosine[a, b]
+    length = np.linalg.norm(means, axis=1)
+    centre = np.divide(means, length[:, None], out=means, where=length[:, None] > 0)
+    return centre, length
 
 
 def merged(centre: np.ndarray, size: np.ndarray, same: float, unsure: float) -> np.ndarray:
     """Which identity each one becomes.
 
-    Identities whose centres have a cosine above `same` are one, under the number of the largest of
-    them. Of two that remain with a cosine in (`unsure`, `same`] the smaller one is dropped: if it
-    is another person or not can't be told.
+    From the largest to the smallest, an identity whose centre has a cosine above `same` with that
+    of a larger one that stands becomes the nearest of those: never by way of a third, since a chain
+    of look-alikes would make one person of many. Otherwise, if such a cosine is above `unsure`, it
+    is dropped: whether it is another person can't be told.
 
     Args:
         centre: f32[M, D], unit vectors; zero for identities without pictures.
@@ -45,40 +40,8 @@ def merged(centre: np.ndarray, size: np.ndarray, same: float, unsure: float) -> 
     Source: CAST, Zhu et al. 2021, arXiv:2103.04098; its thresholds .7 and .5 are from memory [M].
     """
     order = np.argsort(-size, kind="stable")  # the largest first
-    rank = np.empty(len(size), np.int64)
-    rank[order] = np.arange(len(size))
-    root = np.arange(len(size))
-
-    def find(m: int) -> int:
-        while root[m] != m:
-            root[m] = root[root[m]]
-            m = root[m]
-        return m
-
-    close = []
-    for a, b, cosine in pairs_above(centre, centre, unsure):
-        ordered = rank[a] < rank[b]
-        close.append((a[ordered], b[ordered], cosine[ordered]))
-    first, second, cosine = (np.concatenate(part) for part in zip(*close))
-    for a, b in zip(first[cosine > same], second[cosine > same]):
-        a, b = find(a), find(b)
-        if a != b:
-            keep, lose = (a, b) if rank[a] < rank[b] else (b, a)
-            root[lose] = keep
-    out = np.array([find(m) for m in range(len(size))])
-    doubtful = (cosine <= same) & (out[first] != out[second])
-    pairs = sorted(zip(out[first[doubtful]], out[second[doubtful]]), key=lambda p: max(rank[[*p]]))
-    dropped = np.zeros(len(size), bool)
-    for a, b in pairs:
-        large, small = (a, b) if rank[a] < rank[b] else (b, a)
-        if not dropped[large]:
-            dropped[small] = True
-    return np.where(dropped[out], -1, out)
-
-
-def near_any(x: np.ndarray, others: np.ndarray, bar: float) -> np.ndarray:
-    """bool[n]: whether a row has a cosine above `bar` with any row of `others`."""
-    found = np.zeros(len(x), bool)
-    for a, _, _ in pairs_above(x, others, bar):
-        found[a] = True
-    return found
+    nearest, cosine = blocks.leading(centre[order], unsure)
+    out = np.empty(len(order), np.int64)
+    stands = nearest == np.arange(len(order))
+    out[order] = np.where(stands | (cosine > same), order[nearest], -1)
+    return out

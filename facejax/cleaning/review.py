@@ -47,6 +47,7 @@ def page(
     before: Sequence[str],
     reasons: Sequence[str],
     doubt: np.ndarray,
+    people: Sequence[tuple[str, int, float]],
     summary: Mapping[str, Any],
     pictures: Mapping[int, str] | None = None,
 ) -> str:
@@ -55,6 +56,7 @@ def page(
     Args:
         names: of the records; `after` and `before` are their identities.
         doubt: f32[N], cosine to the centre of the old identity.
+        people: name, pictures and share of them in the largest cluster, of each old identity.
         summary: as in `summary.json`.
         pictures: data URIs by record.
     """
@@ -85,10 +87,22 @@ def page(
                     html.figure(before[i], f"<img src='{pictures[i]}' alt=''>", f"{cosine} {name}")
                     for i, (name, _, cosine) in zip(rows, lines)
                     if i in pictures
-                ]
+                ],
+                small=True,
             )
         )
         parts.append(html.section(reason, reason, told, found))
+    impure = sorted((p for p in people if p[2] < 1), key=lambda p: p[2])
+    if impure:
+        lines = [(name, n, f"{share:.1%}") for name, n, share in impure[:SHOWN]]
+        told = (
+            f"<p>{len(impure):,} of {len(people):,} identities are more than one cluster. The "
+            f"largest clusters hold {summary['in_largest_cluster']:.2%} of all pictures; the mean "
+            f"cosine to an identity's centre was {summary['cosine_to_centre_before']:.3f} and "
+            f"becomes {summary['cosine_to_centre_after']:.3f}.</p>"
+        )
+        table = html.table(("identity", "pictures", "in its largest cluster"), lines, text=True)
+        parts.append(html.section("purity", "purity", told, table))
     moved = [i for i, (a, b) in enumerate(zip(after, before)) if a and a != b]
     if moved:
         lines = [(names[i], before[i], after[i]) for i in moved[:SHOWN]]

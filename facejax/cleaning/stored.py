@@ -1,14 +1,41 @@
 """What `facejax.embed` wrote, as cleaning wants it."""
 
-import csv
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from facejax.data.arrays import MANIFEST, shard_paths
+from facejax.data.arrays import open_shards
 from facejax.errors import UserError
+
+
+class Vectors:
+    """Embeddings in shards, read when they are asked for, at unit length; zero where there is none.
+
+    Attributes:
+        shape: (N, D).
+    """
+
+    def __init__(self, parts: Sequence[np.ndarray]):
+        self._parts = parts
+        self._starts = np.cumsum([0, *map(len, parts)])
+        self.shape = (int(self._starts[-1]), parts[0].shape[1])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray:
+        """f32[n, D] of records i64[n] or of a slice of them."""
+        rows = np.arange(len(self))[rows] if isinstance(rows, slice) else rows
+        x = np.empty((len(rows), self.shape[1]), np.float32)
+        part = np.searchsorted(self._starts, rows, side="right") - 1
+        for p in np.unique(part):
+            here = part == p
+            x[here] = self._parts[p][rows[here] - self._starts[p]]
+        length = np.linalg.norm(x, axis=1, keepdims=True)
+        good = np.isfinite(length) & (length > 0)
+        return np.divide(x, length, out=np.zeros_like(x), where=good)
 
 
 @dataclass(frozen=True)
@@ -16,7 +43,7 @@ class Stored:
     """Embeddings and whose they are.
 
     Attributes:
-        embeddings: f32[N, D], of unit length; zero where rejected.
+        embeddings: of N records.
         labels: the source of each record.
         indices: its number in the source.
         names: its name.
@@ -25,7 +52,7 @@ class Stored:
         manifest: what embedded what.
     """
 
-    embeddings: np.ndarray
+    embeddings: Vectors
     labels: list[str]
     indices: list[int]
     names: list[str]
@@ -35,29 +62,16 @@ class Stored:
 
 
 def read(folder: Path) -> Stored:
-    """Reads the shards of a finished directory.
+    """Opens a finished directory.
 
     Raises:
         UserError: it isn't finished, or isn't one.
     """
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        shards = [shard_paths(folder, i, manifest["shards"]) for i in range(manifest["shards"])]
-        parts = [np.load(arrays) for arrays, _ in shards]
-        rows = []
-        for _, path in shards:
-            with path.open(newline="", encoding="utf-8") as file:
-                rows += list(csv.DictReader(file))
-        x = np.concatenate(parts).astype(np.float32)
-        if len(x) != len(rows) or "identity" not in rows[0]:
-            raise ValueError("rows and embeddings differ")
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        what = f"no finished embeddings ({error})"
-        raise UserError(str(folder), what, "run facejax.embed again") from error
-    length = np.linalg.norm(x, axis=1, keepdims=True)
-    good = np.isfinite(length) & (length > 0)
+    manifest, parts, rows = open_shards(folder)
+    if not rows or "identity" not in rows[0]:
+        raise UserError(str(folder), "rows without identities", "run facejax.embed again")
     return Stored(
-        embeddings=np.divide(x, length, out=np.zeros_like(x), where=good),
+        embeddings=Vectors(parts),
         labels=[row["label"] for row in rows],
         indices=[int(row["index"]) for row in rows],
         names=[row["name"] for row in rows],

@@ -4,16 +4,18 @@
     <dir>/embeddings-00000-of-00003.npy      what `facejax.embed` writes of the same set of images:
     <dir>/rows-00000-of-00003.csv            rows by number, and each one's image
     <dir>/embeddings.json
+    <dir>/embeddings-00000-of-00003.parquet  both in one, in place of the first two
 
-Rows are read from disk when they are asked for.
+Rows of `.npy` files are read from disk when they are asked for.
 """
 
 import csv
 import json
 from bisect import bisect
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +29,55 @@ def shard_paths(folder: Path, shard: int, shards: int) -> tuple[Path, Path]:
     """The embeddings of a shard, and the list of its rows."""
     stem = f"{shard:05d}-of-{shards:05d}"
     return folder / f"embeddings-{stem}.npy", folder / f"rows-{stem}.csv"
+
+
+def parquet_path(folder: Path, shard: int, shards: int) -> Path:
+    """The embeddings of a shard and the list of its rows."""
+    return folder / f"embeddings-{shard:05d}-of-{shards:05d}.parquet"
+
+
+def open_shards(
+    folder: Path,
+) -> tuple[dict[str, Any], list[np.ndarray], list[dict[str, str]]]:
+    """Opens what `facejax.embed` wrote.
+
+    Returns:
+        The manifest, the embeddings f32[n, D] of each shard, and the rows of all.
+
+    Raises:
+        UserError: it isn't finished, or isn't one.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        shards = [read_shard(folder, i, manifest) for i in range(manifest["shards"])]
+        for arrays, rows in shards:
+            if len(arrays) != len(rows):
+                raise ValueError("rows and embeddings differ")
+    except (OSError, ValueError, KeyError) as error:
+        what = f"no finished embeddings ({error})"
+        raise UserError(str(folder), what, "run facejax.embed again") from error
+    return manifest, [arrays for arrays, _ in shards], [r for _, rows in shards for r in rows]
+
+
+def read_shard(
+    folder: Path, shard: int, manifest: Mapping[str, Any]
+) -> tuple[np.ndarray, list[dict[str, str]]]:
+    """The embeddings f32[n, D] of a shard and its rows, empty cells as empty strings."""
+    if manifest["format"] == "parquet":
+        return _read_parquet(parquet_path(folder, shard, manifest["shards"]))
+    arrays, rows = shard_paths(folder, shard, manifest["shards"])
+    with rows.open(newline="", encoding="utf-8") as file:
+        return np.load(arrays, mmap_mode="r"), list(csv.DictReader(file))
+
+
+def _read_parquet(path: Path) -> tuple[np.ndarray, list[dict[str, str]]]:
+    from pyarrow import parquet
+
+    table = parquet.read_table(path)
+    vectors = table["embedding"].combine_chunks()
+    arrays = vectors.flatten().to_numpy().reshape(len(vectors), -1)
+    rows = table.drop_columns("embedding").to_pylist()
+    return arrays, [{k: "" if v is None else str(v) for k, v in row.items()} for row in rows]
 
 
 class Rows:
@@ -83,19 +134,9 @@ def _load(path: Path) -> np.ndarray:
 
 
 def _embedded(folder: Path, names: Sequence[str]) -> Rows:
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        files = [shard_paths(folder, i, manifest["shards"]) for i in range(manifest["shards"])]
-        listed = []
-        for _, rows in files:
-            with rows.open(newline="", encoding="utf-8") as file:
-                listed += list(csv.DictReader(file))
-    except (OSError, ValueError, KeyError) as error:
-        what = f"no finished embeddings ({error})"
-        raise UserError(str(folder), what, "run facejax.embed again") from error
+    _, parts, listed = open_shards(folder)
     for row, name in zip(listed, names):
         if row["name"] != name:
             what = f"row {row['index']} is of '{row['name']}', not of '{name}'"
             raise UserError(str(folder), what, "embed this set of images")
-    unknown = {i for i, row in enumerate(listed) if row["rejected"]}
-    return Rows([_load(arrays) for arrays, _ in files], unknown)
+    return Rows(parts, {i for i, row in enumerate(listed) if row["rejected"]})

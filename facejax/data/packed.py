@@ -4,6 +4,7 @@
     <dir>/parts/plan.json                      what is being packed, and how
     <dir>/parts/00000.json                     one finished shard: counts, checksum, pixel sums
     <dir>/dataset.json                         the manifest, there once every shard is
+    <dir>/identity.npy                         i32[N], -1 unknown: for samplers, to read no images
     <dir>/rejected.csv                         what was left out, and why
 
 A record's map holds `name` and the fields of `facejax.data.records`, images as JPEG and region maps
@@ -28,6 +29,7 @@ from facejax.errors import UserError
 SCHEMA_VERSION = 1
 MANIFEST = "dataset.json"
 PARTS = "parts"
+IDENTITY = "identity.npy"
 _ARRAY = 1
 
 
@@ -79,6 +81,18 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(scratch, path)
 
 
+def _read_part(path: Path) -> dict[str, Any]:
+    part = json.loads(path.read_text())
+    return part | {"identity": np.array(part["identity"], np.int32)}  # millions, so no ints
+
+
+def _write_array(path: Path, values: np.ndarray) -> None:
+    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with open(scratch, "wb") as stream:
+        np.save(stream, values)
+    os.replace(scratch, path)
+
+
 def fields_to_json(fields: dict[str, Field]) -> dict[str, dict]:
     """The schema of a manifest."""
     return {name: dataclasses.asdict(field) for name, field in fields.items()}
@@ -104,7 +118,7 @@ def merge_parts(folder: Path) -> dict | None:
     paths = [part_path(folder, shard) for shard in range(plan["shards"])]
     if not all(path.exists() for path in paths):
         return None
-    parts = [json.loads(path.read_text()) for path in paths]
+    parts = [_read_part(path) for path in paths]
     records = sum(part["records"] for part in parts)
     known = {name: sum(part["known"][name] for part in parts) for name in plan["fields"]}
     pixels = max(records, 1) * plan["size"] ** 2
@@ -113,6 +127,8 @@ def merge_parts(folder: Path) -> dict | None:
     mean = [value / pixels for value in total]
     variance = [value / pixels - m * m for value, m in zip(squares, mean)]
     rejected = [row for part in parts for row in part["rejected"]]
+    if "identity" in plan["fields"]:
+        _write_array(folder / IDENTITY, np.concatenate([part["identity"] for part in parts]))
     manifest = plan | {
         "records": records,
         "rejected": len(rejected),

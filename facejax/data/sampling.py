@@ -101,8 +101,11 @@ def people_of(identities: np.ndarray, sampler: Sampler, label: str) -> People:
 
 def identities_of(source: Source) -> np.ndarray:
     """i32[N], the identity of every record, -1 where unknown; read from the records if need be."""
-    if hasattr(source, "identities"):
-        return source.identities()
+    return source.identities() if hasattr(source, "identities") else read_identities(source)
+
+
+def read_identities(source: Source) -> np.ndarray:
+    """The same, from the records themselves."""
     found = []
     for start in range(0, len(source), CHUNK):
         for record in source.read(range(start, min(start + CHUNK, len(source)))):

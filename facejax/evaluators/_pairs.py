@@ -29,12 +29,16 @@ class PairList:
     lines: np.ndarray
 
 
-def read_pairs(path: str) -> PairList:
+def read_pairs(path: str, folds: int | None = None) -> PairList:
     """Reads a pairs file.
 
     The first line is "folds<TAB>n" or "n": each fold (or the file) has n matched lines
     `name i j`, then n mismatched lines `name1 i name2 j`. Columns are split at tabs, or at blanks
     in a line without tabs.
+
+    Args:
+        folds: contiguous folds of a file without such a first line (RFW's); None: there has to be
+            one.
 
     Raises:
         UserError: no such file, no readable header, a line that is neither form, or a count that
@@ -44,6 +48,8 @@ def read_pairs(path: str) -> PairList:
         raise UserError(path, "no such pairs file", "give the path of a pairs.txt")
     text = Path(path).read_text(encoding="utf-8", errors="replace")
     lines = [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if folds and lines and not all(c.isdecimal() for c in lines[0][1].split()):
+        return _without_header(path, lines, folds)
     folds, per_kind = _header(path, lines[0][1] if lines else "")
     parsed = [(number, *_pair(path, number, line)) for number, line in lines[1:]]
     expected = 2 * per_kind * (folds or 1)
@@ -55,6 +61,16 @@ def read_pairs(path: str) -> PairList:
         )
     numbers, left, right, same = zip(*parsed)
     fold = None if folds is None else np.repeat(np.arange(folds), 2 * per_kind)
+    return PairList(left, right, np.array(same), fold, np.array(numbers))
+
+
+def _without_header(path: str, lines: list[tuple[int, str]], folds: int) -> PairList:
+    parsed = [(number, *_pair(path, number, line)) for number, line in lines]
+    if len(parsed) % folds:
+        what = f"{len(parsed)} pairs without a first line do not make {folds} folds"
+        raise UserError(path, what, "fetch the file again, or begin with '<folds> <n>'")
+    numbers, left, right, same = zip(*parsed)
+    fold = np.repeat(np.arange(folds), len(parsed) // folds)
     return PairList(left, right, np.array(same), fold, np.array(numbers))
 
 

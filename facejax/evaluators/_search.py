@@ -1,6 +1,6 @@
 """Looking probes up in a gallery of unit vectors, a block at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -18,6 +18,25 @@ def blocks(
         for j in range(0, len(gallery), block):
             columns = slice(j, min(j + block, len(gallery)))
             yield rows, columns, left @ np.asarray(gallery[columns], np.float64).T
+
+
+def own_pairs(x: np.ndarray, block: int = BLOCK) -> Iterator[np.ndarray]:
+    """Cosines f64[m] of every pair of rows of f64[N, D], each pair once, a block at a time."""
+    for i in range(0, len(x), block):
+        for j in range(i, len(x), block):
+            cosine = x[i : i + block] @ x[j : j + block].T
+            yield cosine[np.triu_indices(len(cosine), 1)] if i == j else cosine.ravel()
+
+
+def highest(parts: Iterable[np.ndarray], count: int) -> np.ndarray:
+    """The `count` highest of all values in falling order, f64, holding about twice as many."""
+    kept, limit = np.zeros(0), -np.inf
+    for part in parts:
+        kept = np.append(kept, part[part > limit])
+        if len(kept) > 2 * count:
+            kept = np.partition(kept, len(kept) - count)[-count:]
+            limit = kept.min()  # equal ones that come later change no order
+    return np.sort(kept)[::-1][:count]
 
 
 def best_mates(

@@ -26,6 +26,9 @@ from facejax.evaluators._pairs import read_pairs
 from facejax.evaluators._pictures import Pictures, open_pictures
 from facejax.evaluators._tiny import write_people
 
+FOLDS = 10
+"""Of a file of pairs without a first line, such as RFW's."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -114,7 +117,7 @@ def prepare(cfg: Config, size: int) -> Data:
     pictures = open_pictures(cfg.path, cfg.source, cfg.crop, identity="none")
     parts, folds = [], {}
     for name, path in cfg.pairs.items():
-        found = _compared.located(pictures, path, read_pairs(path), cfg.template)
+        found = _compared.located(pictures, path, read_pairs(path, FOLDS), cfg.template)
         _compared.joined(found, path)  # each alone has pairs of both kinds
         if found[3] is None:
             raise UserError(f"pairs.{name}", f"{path}: no folds", "give a file of View 2's kind")

@@ -160,11 +160,26 @@ def read_own(path: Path) -> tuple[Any, Params, Params, dict[str, Any]]:
     Raises:
         UserError: as `read_foreign`.
     """
+    return read_both(path, lambda _, both: names.own(both))
+
+
+def read_both(
+    path: Path, table: Callable[[Any, Params], list[names.Entry]]
+) -> tuple[Any, Params, Params, dict[str, Any]]:
+    """An export of params and stats: (cfg, params, stats, preprocess), fingerprint checked.
+
+    Args:
+        path: its folder.
+        table: from the encoder's config and {"params", "stats"} as shapes to the table of names.
+
+    Raises:
+        UserError: as `read_foreign`.
+    """
     preprocess, cfg = export.read_preprocess(path), read_config(path)
     params, stats = shapes(cfg)
     both = {"params": params, **({"stats": stats} if stats else {})}
     file = path / "model.safetensors"
-    found = names.import_tensors(names.own(both), load_tensors(file), both, str(file))
+    found = names.import_tensors(table(cfg, both), load_tensors(file), both, str(file))
     params, stats = found["params"], found.get("stats", {})
     _check(path, cfg, params, stats, preprocess)
     return cfg, params, stats, preprocess

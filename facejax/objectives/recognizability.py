@@ -1,10 +1,9 @@
 """ArcFace with an index of how recognisable a face is, and attention to what can be recognised.
 
-Source: Deng et al. 2023, "Harnessing Unrecognizable Faces for Improving Face Recognition" and
-"Recognizability Embedding Enhancement for Very Low-Resolution Face Recognition and Quality
-Estimation", CVPR 2023; no code was published and the equations were read second-hand, so the forms
-below are reconstructions [M]. With v the unit embedding, u the unit mean embedding of faces made
-unrecognisable by blur, theta_P and theta_N the angles to the own and to the nearest other centre:
+Source: Chai et al. 2023, arXiv:2304.10066; no code was published and the equations were read
+second-hand, so the forms below are reconstructions [M]. With v the unit embedding, u the unit mean
+embedding of faces made unrecognisable by blur, theta_P and theta_N the angles to the own and to the
+nearest other centre:
 
     index      xi = (1 - <v, u>) theta_N / (theta_P + theta_N), not differentiated; a small head
                predicts it from the embedding, by smooth-L1 with beta 0.75

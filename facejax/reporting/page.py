@@ -43,6 +43,7 @@ dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)
 dt { font-size: .78rem; color: var(--soft); } dd { margin: 0; font-size: 1.05rem; }
 .grid { display: grid; gap: 1.8rem 2rem; margin-top: 1rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 25rem), 1fr)); }
+.grid.small { gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(7rem, 1fr)); }
 figure { margin: 0; break-inside: avoid; min-width: 0; }
 .name { font-size: .92rem; font-weight: 600; }
 .legend { display: flex; flex-wrap: wrap; gap: .1rem 1rem; font-size: .82rem;
@@ -115,9 +116,9 @@ def figure(name: str, drawing: str, caption: str, legend: str = "") -> str:
     )
 
 
-def grid(figures: Sequence[str]) -> str:
-    """Figures side by side where there is room."""
-    return f'<div class="grid">{"".join(figures)}</div>'
+def grid(figures: Sequence[str], small: bool = False) -> str:
+    """Figures side by side where there is room; `small` ones are thumbnails."""
+    return f'<div class="grid{" small" if small else ""}">{"".join(figures)}</div>'
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> str:

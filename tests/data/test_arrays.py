@@ -17,7 +17,7 @@ def folder(tmp_path):
     """Five embeddings in two shards, as facejax.embed leaves them; the fourth was rejected."""
     values = np.arange(15, dtype=np.float32).reshape(5, 3)
     values[3] = np.nan
-    (tmp_path / MANIFEST).write_text(json.dumps({"shards": 2}))
+    (tmp_path / MANIFEST).write_text(json.dumps({"shards": 2, "format": "npy"}))
     for shard, rows in enumerate((range(3), range(3, 5))):
         arrays, listed = shard_paths(tmp_path, shard, 2)
         np.save(arrays, values[rows.start : rows.stop])

@@ -54,3 +54,15 @@ def test_errors_name_the_line(tmp_path, text, where, what):
 def test_missing_file(tmp_path):
     with pytest.raises(UserError, match="no such pairs file"):
         read_pairs(str(tmp_path / "nowhere.txt"))
+
+
+def test_a_file_without_first_line_has_the_folds_that_are_asked_for(tmp_path):
+    path = written(tmp_path, 4 * "m.01\t1\t4\nm.02\t1\tm.03\t2\n")
+    pairs = read_pairs(path, folds=4)
+    np.testing.assert_array_equal(pairs.same, [True, False] * 4)
+    np.testing.assert_array_equal(pairs.fold, np.arange(8) // 2)
+    np.testing.assert_array_equal(pairs.lines, np.arange(1, 9))
+    with pytest.raises(UserError, match="8 pairs without a first line do not make 3 folds"):
+        read_pairs(path, folds=3)
+    headed = written(tmp_path, "2\t1\n" + 2 * "A\t1\t4\nC\t1\tD\t2\n")
+    assert read_pairs(headed, folds=4).fold.tolist() == [0, 0, 1, 1]

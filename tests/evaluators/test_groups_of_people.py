@@ -131,3 +131,13 @@ def test_files_without_folds_or_with_other_ones_are_refused(cfg, tmp_path):
     fewer.write_text("2\t1\nP00\t1\t2\nP00\t1\tP01\t1\nP01\t1\t2\nP01\t1\tP02\t1\n")
     with pytest.raises(UserError, match="folds differ"):
         groups.prepare(replace(cfg, pairs={**cfg.pairs, "fewer": str(fewer)}), 8)
+
+
+def test_a_file_of_pairs_may_lack_its_first_line(cfg, tmp_path):
+    bare = {}
+    for name, path in cfg.pairs.items():
+        lines = Path(path).read_text().splitlines()[1:]
+        bare[name] = str(tmp_path / f"{name}-bare.txt")
+        Path(bare[name]).write_text("\n".join(lines))
+    data = groups.prepare(replace(cfg, pairs=bare), 8)
+    assert np.bincount(data.fold).tolist() == [48] * 10

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from facejax.data import packed
 from facejax.data.records import BadRecord, Record
+from facejax.data.sampling import read_identities
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class ArrayRecord:
     """Random access to packed records. See `facejax.data.records.Source`."""
 
     def __init__(self, folder: Path, manifest: dict):
+        self._folder = folder
         self.fields = packed.fields_from_json(manifest["fields"])
         self._length = manifest["records"]
         self._records = ArrayRecordDataSource(
@@ -76,6 +79,11 @@ class ArrayRecord:
             return packed.unpack_record(self._records[index])["name"]
         except (ValueError, RuntimeError, IndexError):
             return f"record {index}"
+
+    def identities(self) -> np.ndarray:
+        """i32[N], -1 where unknown; of a set without a table of them, by reading its records."""
+        table = self._folder / packed.IDENTITY
+        return np.load(table) if table.exists() else read_identities(self)
 
     def read(self, indices: Sequence[int]) -> list[Record | BadRecord]:
         try:
