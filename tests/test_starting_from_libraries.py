@@ -7,6 +7,7 @@ import support
 
 from facejax import export, starting, state
 from facejax.encoders import vit
+from facejax.errors import UserError
 from facejax.export import names
 from facejax.export._timm import import_timm
 from facejax.export.names import mae as mae_tables
@@ -89,6 +90,46 @@ def test_timm(name, tmp_path, torch_and_timm):
     with torch.no_grad():
         tokens = model.forward_features(planes(torch)).numpy()
     assert_same(found, np.delete(tokens, range(1, 1 + registers), axis=1))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_dinov3_of_timm(bias, tmp_path, torch_and_timm):
+    torch, timm = torch_and_timm
+    sizes = {"img_size": SIZE, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    name = "vit_small_patch16_dinov3"
+    model = timm.create_model(name, mlp_ratio=2.0, num_classes=0, qkv_bias=bias, **sizes)
+    model = shaken(torch, model)
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    options = {"positions": "rope", "registers": 4, "layer_scale": 1.0, "qkv_bias": bias}
+    found = ours(tmp_path / "w.pth", **options)
+    with torch.no_grad():
+        tokens = model.forward_features(planes(torch)).numpy()
+    assert_same(found, np.delete(tokens, range(1, 5), axis=1))
+
+
+def test_dinov3_of_transformers(tmp_path, torch_and_timm, transformers):
+    torch, _ = torch_and_timm
+    config = transformers.DINOv3ViTConfig(
+        **{"image_size": SIZE, "patch_size": 4, "hidden_size": 32, "num_hidden_layers": 2},
+        **{"num_attention_heads": 2, "intermediate_size": 64, "num_register_tokens": 3},
+    )
+    model = shaken(torch, transformers.DINOv3ViTModel(config))
+    options = {"positions": "rope", "registers": 3, "layer_scale": 1.0}
+    with torch.no_grad():
+        tokens = np.delete(model(planes(torch)).last_hidden_state.numpy(), [1, 2, 3], axis=1)
+    torch.save(model.state_dict(), tmp_path / "w.pt")  # the names in memory
+    assert_same(ours(tmp_path / "w.pt", **options), tokens)
+    model.save_pretrained(tmp_path / "folder")
+    assert_same(ours(tmp_path / "folder", **options), tokens)
+    with pytest.raises(UserError, match="it is a 'dinov3_vit', not vit or"):
+        ours(tmp_path / "folder")
+    message = "positions: made for 'rope', config.encoder.positions is 'learned'"
+    with pytest.raises(UserError, match=message):
+        ours(tmp_path / "w.pt", registers=3, layer_scale=1.0)
+    config.rope_theta = 10.0
+    config.save_pretrained(tmp_path / "folder")
+    with pytest.raises(UserError, match=r"its rotary base is 10\.0, ours is 100\.0"):
+        ours(tmp_path / "folder", **options)
 
 
 @pytest.mark.parametrize("name", ["ViT", "Dinov2", "Dinov2WithRegisters"])

@@ -33,8 +33,11 @@ CONFIGS = {
             "embed": 6,
             "positions": "learned",
         },
+        "rope": {"positions": "rope", "layer_scale": 0.3, "neck": "linear", "embed": 6},
     }.items()
 }
+CONFIGS["class-rope"] |= {"registers": 2, "qkv_bias": False}
+CONFIGS["mean-rope"] |= {"registers": 2, "class_token": True, "layer_scale": None}
 
 
 def drawn(cfg):
@@ -189,6 +192,21 @@ def test_an_incomplete_preprocess_is_refused(tmp_path, preprocess):
 def test_another_encoder_is_refused(tmp_path, preprocess):
     with pytest.raises(UserError, match="timm is for the encoder 'vit'"):
         timm_format.write(object(), {}, {}, preprocess, tmp_path / "x", {})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"norm_eps": 1e-5}, "timm has no ViT with norm_eps 1e-05 beside positions 'sincos'"),
+        (
+            {"positions": "rope", "pool": "attention", "registers": 1},
+            "rotary positions whose attention pooling leaves tokens out",
+        ),
+    ],
+)
+def test_what_timm_does_not_have_is_told(options, message, tmp_path, preprocess):
+    with pytest.raises(UserError, match=message):
+        exported(tmp_path, preprocess, **options)
 
 
 @pytest.mark.torch

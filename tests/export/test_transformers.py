@@ -34,6 +34,8 @@ CASES = {
     "Dinov2Model": {"layer_scale": 0.1},
     "Dinov2WithRegistersModel": {"registers": 3, "layer_scale": 0.1},
     "Dinov2WithRegistersModel-mean": {"registers": 2, "pool": "mean", "class_token": True},
+    "DINOv3ViTModel": {"positions": "rope"},
+    "DINOv3ViTModel-all": {"positions": "rope", "registers": 3, "layer_scale": 0.1},
 }
 
 
@@ -133,6 +135,7 @@ def test_vit_mae_opens_the_names_of_its_table(tmp_path, transformers):
         ({"pool": "attention"}, "class token|attention pooling"),
         ({"pool": "mean", "class_token": True, "neck": "linear", "embed": 4}, "behind the mean"),
         ({"registers": 1, "neck": "linear", "embed": 4}, "beside LayerScale"),
+        ({"positions": "rope", "neck": "linear", "embed": 4}, "or rotary positions"),
     ],
 )
 def test_what_transformers_does_not_have_is_told(options, what, tmp_path):
