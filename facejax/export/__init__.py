@@ -8,10 +8,10 @@ A format module `facejax/export/<format>.py` has
 where `cfg`, `params` and `stats` are those of one encoder and
 
     preprocess   what turns a picture into the input: `size` (side in pixels), `mean` and `std` (per
-                 channel, of values in [0, 1]), `color` ("RGB"), `alignment` (the face template and
-                 its margin, or "none"), `flip` (what is done with the mirrored image: "none",
-                 "sum"), `embedding` (what is done with the output: "raw", "unit"); more keys are
-                 kept
+                 channel, of values in [0, 1]), `color` ("RGB"), `alignment` (as `config.data.align`
+                 says it; its five points are `template`, where there are some), `flip` (what is
+                 done with the mirrored image: "none", "sum"), `embedding` (what is done with the
+                 output: "raw", "unit"); more keys are kept
     meta         about the run, for the model card: `step`, `config`, `data` (one line of text per
                  source), `metrics` (name -> number), `versions` (package -> version)
 
