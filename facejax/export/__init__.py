@@ -70,6 +70,8 @@ def new_folder(out: Path) -> Iterator[Path]:
     draft.mkdir(parents=True)
     try:
         yield draft
+        for file in draft.iterdir():
+            file.chmod(0o644)  # safetensors writes for the owner alone
         os.replace(draft, out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
