@@ -12,9 +12,11 @@ import jax
 import numpy as np
 from PIL import Image
 
-from facejax import augment, checkpoint, config, export, mesh, plugins
+from facejax import augment, checkpoint, config, export, lora, mesh, plugins
 from facejax.contracts import Aug, Draw, Params, View
+from facejax.data import align
 from facejax.errors import UserError
+from facejax.export import _encoder
 from facejax.metrics import read_jsonl
 
 
@@ -81,6 +83,24 @@ class Model:
             out.append(np.asarray(found)[: len(part)])
         return np.concatenate(out)
 
+    def outputs(self, images: np.ndarray | Sequence[Any]) -> dict[str, np.ndarray]:
+        """All forms of the embedding, computed in float32 on one device.
+
+        Args:
+            images: as for `embed`, all at once.
+
+        Returns:
+            "raw" f32[n, D], "unit" f32[n, D], "norm" f32[n, 1], "map" f32[n, W, h, w] and
+            "pooled_map" f32[n, W]; see `facejax.export._encoder.outputs`.
+        """
+        size, params = self.preprocess["size"], self.params
+        if isinstance(self.module, lora.Adapted):
+            params = lora.merge(self.module.lora, params)
+        pixels = export.normalise(np.stack([fit(i, size) for i in images]), self.preprocess)
+        with jax.default_matmul_precision("highest"):
+            found = _encoder.forward(self.encoder_config)(params, self.stats, pixels)
+        return jax.device_get(found)
+
     def _aug(self) -> Aug:
         p = self.preprocess
         return Aug(size=p["size"], mean=tuple(p["mean"]), std=tuple(p["std"]))
@@ -127,12 +147,14 @@ def fit(image: Any, size: int) -> np.ndarray:
 
 def preprocess_of(run: config.Run) -> dict[str, Any]:
     """What an image goes through before the encoder, as exports carry it."""
+    points = align.declared(run.data.align, run.data.size)
     return {
         "size": run.data.size,
         "mean": list(run.data.mean),
         "std": list(run.data.std),
-        "color": "RGB",
-        "alignment": "none",
+        "color": align.COLOUR_ORDER,
+        "alignment": run.data.align,
+        "template": None if points is None else points.round(4).tolist(),
         "fit": "centre square of the shorter side, bicubic",
         "flip": "none",
         "embedding": "raw",

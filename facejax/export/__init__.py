@@ -8,10 +8,10 @@ A format module `facejax/export/<format>.py` has
 where `cfg`, `params` and `stats` are those of one encoder and
 
     preprocess   what turns a picture into the input: `size` (side in pixels), `mean` and `std` (per
-                 channel, of values in [0, 1]), `color` ("RGB"), `alignment` (the face template and
-                 its margin, or "none"), `flip` (what is done with the mirrored image: "none",
-                 "sum"), `embedding` (what is done with the output: "raw", "unit"); more keys are
-                 kept
+                 channel, of values in [0, 1]), `color` ("RGB"), `alignment` (as `config.data.align`
+                 says it; its five points are `template`, where there are some), `flip` (what is
+                 done with the mirrored image: "none", "sum"), `embedding` (what is done with the
+                 output: "raw", "unit"); more keys are kept
     meta         about the run, for the model card: `step`, `config`, `data` (one line of text per
                  source), `metrics` (name -> number), `versions` (package -> version)
 
@@ -70,6 +70,8 @@ def new_folder(out: Path) -> Iterator[Path]:
     draft.mkdir(parents=True)
     try:
         yield draft
+        for file in draft.iterdir():
+            file.chmod(0o644)  # safetensors writes for the owner alone
         os.replace(draft, out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -151,19 +153,33 @@ def fingerprint(embed: Embed, preprocess: Mapping[str, Any]) -> dict[str, Any]:
     return {"inputs": "facejax.export.fixed_images", "embeddings": embed(images).tolist()}
 
 
-def check_fingerprint(path: Path, embed: Embed, preprocess: Mapping[str, Any]) -> None:
+def check_fingerprint(
+    path: Path,
+    embed: Embed,
+    preprocess: Mapping[str, Any],
+    cause: Callable[[np.ndarray], str] = lambda then: "",
+) -> None:
     """Embeds the fixed images again and compares.
 
     The tolerance is that of other hardware, a thousandth of the embedding's standard deviation.
+
+    Args:
+        path: fingerprint.json.
+        embed: the raw embedding.
+        preprocess: see the module.
+        cause: from the embeddings of the fingerprint to the mistake that explains them, or "".
 
     Raises:
         UserError: weights, config or preprocessing are not those that were exported.
     """
     then = np.asarray(read_json(path)["embeddings"], np.float32)
     now = np.asarray(fingerprint(embed, preprocess)["embeddings"], np.float32)
-    if then.shape != now.shape or not agreement(then, now)["max_rel"] <= 1e-3:
-        what = "the weights give other embeddings than when they were exported"
-        raise UserError(str(path), what, "restore the files of the export or export again")
+    if then.shape == now.shape and agreement(then, now)["max_rel"] <= 1e-3:
+        return
+    what, reason = "the weights give other embeddings than when they were exported", cause(then)
+    if reason:
+        what += f": these come from {reason}"
+    raise UserError(str(path), what, "restore the files of the export or export again")
 
 
 def agreement(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:

@@ -14,6 +14,7 @@ from facejax import export
 from facejax.contracts import TowerSpec
 from facejax.encoders import vit
 from facejax.errors import UserError
+from facejax.export import files, names
 from facejax.export import timm as timm_format
 
 TINY = dataclasses.replace(vit.Config.tiny(), size=24)
@@ -33,8 +34,11 @@ CONFIGS = {
             "embed": 6,
             "positions": "learned",
         },
+        "rope": {"positions": "rope", "layer_scale": 0.3, "neck": "linear", "embed": 6},
     }.items()
 }
+CONFIGS["class-rope"] |= {"registers": 2, "qkv_bias": False}
+CONFIGS["mean-rope"] |= {"registers": 2, "class_token": True}
 
 
 def drawn(cfg):
@@ -70,6 +74,11 @@ def test_timm_agrees(options, tmp_path, preprocess, torch_and_timm):
     cfg, params, out = exported(tmp_path, preprocess, **options)
     model = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
     model.load_state_dict(_tensors(torch, out), strict=True)
+    held = {k: v.numpy() for k, v in model.state_dict().items()}
+    taken = files.family("vit").recognise(cfg, held).params
+    for path, want in names.flatten(params).items():
+        if path != "mask_token":
+            np.testing.assert_array_equal(taken[f"encoder/{path}"], want, err_msg=path)
     images = np.random.default_rng(1).normal(size=(5, 24, 24, 3)).astype(np.float32)
     with torch.no_grad():
         theirs = model(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
@@ -189,3 +198,18 @@ def test_an_incomplete_preprocess_is_refused(tmp_path, preprocess):
 def test_another_encoder_is_refused(tmp_path, preprocess):
     with pytest.raises(UserError, match="timm is for the encoder 'vit'"):
         timm_format.write(object(), {}, {}, preprocess, tmp_path / "x", {})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"norm_eps": 1e-5}, "timm has no ViT with norm_eps 1e-05 beside positions 'sincos'"),
+        (
+            {"positions": "rope", "pool": "attention", "registers": 1},
+            "rotary positions whose attention pooling leaves tokens out",
+        ),
+    ],
+)
+def test_what_timm_does_not_have_is_told(options, message, tmp_path, preprocess):
+    with pytest.raises(UserError, match=message):
+        exported(tmp_path, preprocess, **options)

@@ -61,6 +61,8 @@ class Facts:
     std: tuple[float, ...] | None = None
     color: str | None = None
     kind: str | None = None
+    rope_base: float | None = None
+    align: str | None = None
 
 
 def family(encoder: str) -> ModuleType:
@@ -172,6 +174,7 @@ def facts_of_folder(path: Path) -> Facts:
         std=tuple(std) if std else None,
         color="BGR" if pixels.get("do_flip_channel_order") else None,
         kind=config.get("model_type"),
+        rope_base=config.get("rope_theta"),
     )
 
 
@@ -211,13 +214,13 @@ def _facts_of_timm(name: str) -> Facts:
     )
 
 
-def check_facts(facts: Facts, legal: Facts, mean, std, where: str = WHERE) -> list[str]:
+def check_facts(facts: Facts, legal: Facts, data: Any, where: str = WHERE) -> list[str]:
     """Refuses weights that would be used otherwise than they were made.
 
     Args:
         facts: of the file.
         legal: of our encoder; its `kind` is a list of names with spaces between.
-        mean, std: of the run.
+        data: `config.data` of the run.
 
     Returns:
         Notes about what differs and only costs some training.
@@ -225,13 +228,15 @@ def check_facts(facts: Facts, legal: Facts, mean, std, where: str = WHERE) -> li
     Raises:
         UserError: all that cannot be right, together.
     """
-    wrong, notes = [], []
+    wrong, notes, mean, std = [], [], data.mean, data.std
     if facts.kind and legal.kind and facts.kind not in legal.kind.split():
         wrong.append(f"it is a '{facts.kind}', not {legal.kind.replace(' ', ' or ')}")
     if facts.activation and facts.activation.lower() != legal.activation:
         wrong.append(f"its activation is {facts.activation}, ours is {legal.activation}")
     if facts.heads and facts.heads != legal.heads:
         wrong.append(f"it has {facts.heads} attention heads, config.encoder has {legal.heads}")
+    if facts.rope_base and legal.rope_base and facts.rope_base != legal.rope_base:
+        wrong.append(f"its rotary base is {facts.rope_base}, ours is {legal.rope_base}")
     if facts.color:
         wrong.append(f"its images are {facts.color}, ours are RGB")
     if facts.mean and facts.std:
@@ -247,7 +252,10 @@ def check_facts(facts: Facts, legal: Facts, mean, std, where: str = WHERE) -> li
                 f"{tuple(mean)} and {tuple(std)}"
             )
     if facts.eps and facts.eps != legal.eps:
-        notes.append(f"eps of the norms: {facts.eps} there, {legal.eps} here")
+        remedy = "config.encoder.norm_eps takes it"
+        notes.append(f"eps of the norms: {facts.eps} there, {legal.eps} here; {remedy}")
+    if facts.align and facts.align != data.align:
+        notes.append(f"alignment: '{facts.align}' there, '{data.align}' here")
     if wrong:
         raise UserError(where, "; ".join(wrong), "give weights of this architecture")
     return notes
