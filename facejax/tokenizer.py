@@ -23,6 +23,8 @@ from facejax.errors import UserError
 START = ("<|startoftext|>", "[CLS]", "<s>")
 END = ("<|endoftext|>", "[SEP]", "</s>")
 PAD = "<pad>"
+FILE = "tokenizer.json"
+"""Its name beside a run or an export."""
 SMALLEST = 260
 """Every byte, and the special tokens of `train`, with room for one merge."""
 
@@ -112,8 +114,7 @@ class Tokenizer:
 
 
 def load(path: str | Path) -> Tokenizer:
-    """Reads a `tokenizer.json`, a folder with one or with CLIP's `vocab.json` and `merges.txt`, or a
-    SentencePiece `.model`.
+    """Reads a `tokenizer.json`, a folder with one, CLIP's two files, or a SentencePiece `.model`.
 
     Raises:
         UserError: there is none, or it can't be read.

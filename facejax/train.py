@@ -164,6 +164,7 @@ def read_batches(session: Session, start: int, reading: Reading) -> Iterator[pip
         workers=run.data.workers,
         cache=run.data.cache,
         reading=reading,
+        texts=session.texts,
     )
 
 
