@@ -112,7 +112,17 @@ def _with_tokenizer(run: Run, workdir: Path) -> tuple[Run, Texts | None]:
         what = f"{room} tokens, but {text.tokenizer} has {read.vocab}"
         raise UserError("config.encoder_text.vocab", what, f"give {read.vocab} or more")
     data = dataclasses.replace(run.data, text=dataclasses.replace(text, digest=read.digest))
-    return dataclasses.replace(run, data=data), Texts(read, text.length, run.seed)
+    towers = {key: _with_ids(tower, read) for key, tower in run.towers.items()}
+    run = dataclasses.replace(run, data=data, towers=towers)
+    return run, Texts(read, text.length, run.seed)
+
+
+def _with_ids(tower: config.Plugin, read: tokenizer.Tokenizer) -> config.Plugin:
+    """The tower with the ids that its config leaves to the tokenizer."""
+    names = {f.name for f in dataclasses.fields(tower.config)}
+    ids = {"end": read.end, "pad": read.pad}
+    ids = {k: v for k, v in ids.items() if k in names and getattr(tower.config, k) is None}
+    return dataclasses.replace(tower, config=dataclasses.replace(tower.config, **ids))
 
 
 def with_steps(run: Run, records: int) -> Run:
