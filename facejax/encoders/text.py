@@ -160,7 +160,7 @@ def apply(
         outputs: which of "pooled", "prefix", "tokens" and "layers" to return.
 
     Returns:
-        (features, stats): pooled f32[..., embed], tokens and layers [..., L, D], prefix [..., 0, D].
+        (features, stats): pooled f32[..., embed]; tokens and layers [..., L, D]; no prefix.
     """
     ids = inputs["text"]
     leading, L = ids.shape[:-1], ids.shape[-1]
