@@ -151,19 +151,33 @@ def fingerprint(embed: Embed, preprocess: Mapping[str, Any]) -> dict[str, Any]:
     return {"inputs": "facejax.export.fixed_images", "embeddings": embed(images).tolist()}
 
 
-def check_fingerprint(path: Path, embed: Embed, preprocess: Mapping[str, Any]) -> None:
+def check_fingerprint(
+    path: Path,
+    embed: Embed,
+    preprocess: Mapping[str, Any],
+    cause: Callable[[np.ndarray], str] = lambda then: "",
+) -> None:
     """Embeds the fixed images again and compares.
 
     The tolerance is that of other hardware, a thousandth of the embedding's standard deviation.
+
+    Args:
+        path: fingerprint.json.
+        embed: the raw embedding.
+        preprocess: see the module.
+        cause: from the embeddings of the fingerprint to the mistake that explains them, or "".
 
     Raises:
         UserError: weights, config or preprocessing are not those that were exported.
     """
     then = np.asarray(read_json(path)["embeddings"], np.float32)
     now = np.asarray(fingerprint(embed, preprocess)["embeddings"], np.float32)
-    if then.shape != now.shape or not agreement(then, now)["max_rel"] <= 1e-3:
-        what = "the weights give other embeddings than when they were exported"
-        raise UserError(str(path), what, "restore the files of the export or export again")
+    if then.shape == now.shape and agreement(then, now)["max_rel"] <= 1e-3:
+        return
+    what, reason = "the weights give other embeddings than when they were exported", cause(then)
+    if reason:
+        what += f": these come from {reason}"
+    raise UserError(str(path), what, "restore the files of the export or export again")
 
 
 def agreement(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:

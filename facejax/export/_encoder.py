@@ -186,4 +186,10 @@ def read_both(
 
 
 def _check(path: Path, cfg, params: Params, stats: Params, preprocess: Mapping[str, Any]) -> None:
-    export.check_fingerprint(path / "fingerprint.json", embedder(cfg, params, stats), preprocess)
+    def explain(then: np.ndarray) -> str:
+        from facejax.export import _causes  # which needs this module
+
+        return _causes.cause(cfg, params, stats, preprocess, then)
+
+    embed = embedder(cfg, params, stats)
+    export.check_fingerprint(path / "fingerprint.json", embed, preprocess, explain)
