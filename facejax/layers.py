@@ -183,12 +183,7 @@ class Attention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of tokens to others: [B, N, D], [B, M, C] -> [B, N, D].
-
-    Attributes:
-        heads: number of heads; divides D.
-        dtype: compute dtype.
-    """
+    """Multi-head attention of tokens to others: [B, N, D], [B, M, C] -> [B, N, D]; see `Attention`."""
 
     heads: int
     dtype: Any = None
