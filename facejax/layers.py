@@ -183,7 +183,7 @@ class Attention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of tokens to others: [B, N, D], [B, M, C] -> [B, N, D]; see `Attention`."""
+    """As `Attention`, of tokens to others: [B, N, D], [B, M, C] -> [B, N, D]."""
 
     heads: int
     dtype: Any = None
