@@ -10,7 +10,6 @@ import numpy as np
 
 from facejax import config, export, plugins, tokenizer
 from facejax.contracts import Params, Spec, TowerSpec
-from facejax.encoders import text, vit
 from facejax.errors import UserError
 from facejax.export import _encoder, names
 from facejax.joint import Space
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 TEXTS = ("a face", "a young woman with wavy hair", "an old man who smiles", "a child in a red hat")
 """What is tokenised and embedded beside `export.fixed_images`."""
 
-Table = Callable[[vit.Config, text.Config], list[names.Entry]]
+Table = Callable[[Any, Any], list[names.Entry]]
 Parts = tuple[Any, Params, Params, dict[str, Any], Space]
 """What `read` gives: the image tower as formats do, and what joins texts to it."""
 
@@ -36,7 +35,8 @@ def check(model: "Model", library: str, kinds: Sequence[str]) -> str:
     space, image = model.space, model.encoder_config
     kind, words = space.objective.name, space.tower.config
     instead = "use --format=timm for the image tower"
-    if kind not in kinds or not isinstance(image, vit.Config) or not isinstance(words, text.Config):
+    towers = _encoder.name_of(image), space.tower.name
+    if kind not in kinds or towers != ("vit", "text"):
         what = f"{library} has no model of '{kind}' with these towers"
         raise UserError("--format", what, instead)
     own = space.objective.config
@@ -98,7 +98,7 @@ def described(form: str, model: "Model") -> dict[str, Any]:
     return {**_encoder.described(form, model.encoder_config), "joint": joint}
 
 
-def embedder(cfg: vit.Config, params: Params, space: Space) -> export.Embed:
+def embedder(cfg: Any, params: Params, space: Space) -> export.Embed:
     """Unit embeddings of normalised images beside those of `TEXTS`: f32[n, 2 E]."""
     ids = space.tokenizer.encode(TEXTS, space.length)
     image, words = (_encoder.exact(c, scan=True) for c in (cfg, space.tower.config))
@@ -109,8 +109,8 @@ def embedder(cfg: vit.Config, params: Params, space: Space) -> export.Embed:
     @jax.jit
     def run(weights, images, ids):
         of_image, of_text, owned = weights
-        x = vit.apply(image, of_image, {}, {"image": images})[0].pooled
-        y = text.apply(words, of_text, {}, {"text": ids})[0].pooled
+        x = _encoder.module_of(cfg).apply(image, of_image, {}, {"image": images})[0].pooled
+        y = space.tower.module.apply(words, of_text, {}, {"text": ids})[0].pooled
         return module.embed_image(own, owned, x), module.embed_text(own, owned, y)
 
     def embed(images: np.ndarray) -> np.ndarray:
@@ -153,17 +153,18 @@ def read(
     kind = joint["objective"]
     module = plugins.load("objective", kind, where)
     objective = config.Plugin(kind, module, build(module.Config, joint["config"], where))
+    image, text = _encoder.module_of(cfg), plugins.load("encoder", "text", where)
     words = build(text.Config, joint["encoder_text"], where)
     tower = config.Plugin("text", text, words)
     read_tokenizer = tokenizer.load(path / tokenizer.FILE)
     if read_tokenizer.digest != joint["digest"]:
         what = "not the tokenizer of these weights"
         raise UserError(str(path / tokenizer.FILE), what, "restore the file")
-    towers = {"encoder": vit.tower(cfg), "encoder_text": text.tower(words)}
+    towers = {"encoder": image.tower(cfg), "encoder_text": text.tower(words)}
     spec = Spec(1, 1, preprocess["size"], towers)
     shapes = jax.eval_shape(
         lambda key: {
-            "encoder": vit.init(cfg, key, TowerSpec())[0],
+            "encoder": image.init(cfg, key, TowerSpec())[0],
             "encoder_text": text.init(words, key, TowerSpec())[0],
             "objective": module.init(objective.config, key, spec).params,
         },

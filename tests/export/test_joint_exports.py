@@ -6,11 +6,12 @@ import pytest
 
 import facejax
 from facejax import config, tokenizer
+from facejax.contracts import Spec, TowerSpec
 from facejax.encoders import vit
 from facejax.errors import UserError
 from facejax.export import open_clip, transformers
 from facejax.joint import space_of
-from facejax.model import Model
+from facejax.model import Model, preprocess_of
 
 WORDS = ["a young woman with wavy hair", "an old man who smiles", "a child in a red hat"]
 SHARED = {"width": 16, "depth": 2, "heads": 2, "mlp_ratio": 2.0}
@@ -52,9 +53,6 @@ def model_of(read, kind: str, image=None, words=None) -> Model:
             },
         }
     )
-    from facejax.contracts import Spec, TowerSpec
-    from facejax.model import preprocess_of
-
     towers = {k: t.module.tower(t.config) for k, t in run.towers.items()}
     objective = run.objectives[kind]
     shapes = jax.eval_shape(
@@ -69,7 +67,7 @@ def model_of(read, kind: str, image=None, words=None) -> Model:
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda s: np.float32(rng.normal(size=s.shape) * 0.3), shapes)
     params["objective"][kind]["logit_scale"] = np.float32(2.0)
-    stats = dict.fromkeys(run.towers, {})
+    stats = {key: {} for key in run.towers}
     tower = run.towers["encoder"]
     return Model(
         encoder_name="vit",
@@ -139,6 +137,9 @@ def test_transformers_reads_texts_and_images_alike(read, kind, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
 def test_open_clip_computes_the_same(read, activation, tmp_path):
+    from facejax.export._timm import import_torch
+
+    import_torch()
     pytest.importorskip("open_clip")
     same = {"activation": activation}
     open_clip.write_joint(model_of(read, "clip", same, same), tmp_path / "out")
