@@ -4,7 +4,8 @@
         [--eval.<label>.<key>=v] [--follow] [--out=FILE]
 
 Every evaluator runs three times: with the encoder, with the same encoder at random initialisation
-(metric@random) and with raw pixels (metric@pixels), and gives paired intervals of the differences.
+(metric@random) and, unless it reads texts too, with raw pixels (metric@pixels), and gives paired
+intervals of the differences.
 """
 
 import dataclasses
@@ -23,8 +24,9 @@ from rich.table import Column, Table
 from facejax import checkpoint, cli, command_line, config, model
 from facejax.contracts import Draw, TowerSpec
 from facejax.errors import UserError
-from facejax.evaluators import Embed, Result
+from facejax.evaluators import Result, Space
 from facejax.evaluators._baselines import pixels
+from facejax.joint import at_random
 from facejax.metrics import Writer, is_detail, save_eval
 from facejax.typed import keys_of
 
@@ -47,6 +49,11 @@ class Evaluation:
     data: Any
     baselines: dict[str, Result]
 
+    @property
+    def joint(self) -> bool:
+        """Whether it wants a space of images and texts in place of `embed`."""
+        return getattr(self.entry.module, "JOINT", False)
+
 
 def prepare(evals: Mapping[str, config.Eval], size: int) -> list[Evaluation]:
     """Reads and checks the files of all evaluators, before anything is compiled.
@@ -66,11 +73,15 @@ def prepare(evals: Mapping[str, config.Eval], size: int) -> list[Evaluation]:
 
 
 def random_encoder(trained: model.Model) -> model.Model:
-    """The same encoder at random initialisation (of a seed no run uses for its own)."""
+    """The same encoder at random initialisation, its text tower and projections too.
+
+    Of a seed that no run uses for its own.
+    """
     key = Draw(jax.random.key(0), np.zeros(0, np.int32)).fold("random baseline").key
     init = jax.jit(lambda k: trained.module.init(trained.encoder_config, k, TowerSpec()))
     params, stats = jax.device_get(init(key))  # as NumPy they fit any mesh
-    return dataclasses.replace(trained, params=params, stats=stats)
+    space = trained.space and at_random(trained.space, random_encoder)
+    return dataclasses.replace(trained, params=params, stats=stats, space=space)
 
 
 def measure(evaluation: Evaluation, trained: model.Model) -> tuple[Result, dict[str, float]]:
@@ -81,14 +92,13 @@ def measure(evaluation: Evaluation, trained: model.Model) -> tuple[Result, dict[
         and for what the evaluator can pair, metric@<baseline>_diff with _diff_low and _diff_high.
     """
     e = evaluation
-    embeds: dict[str, Callable[[], Embed]] = {
-        "random": lambda: random_encoder(trained).embed,
-        "pixels": lambda: pixels,
-    }
-    for name, make in embeds.items():
+    spaces: dict[str, Callable[[], Space]] = {"random": lambda: _space(e, random_encoder(trained))}
+    if not e.joint:
+        spaces["pixels"] = lambda: pixels
+    for name, make in spaces.items():
         if name not in e.baselines:
             e.baselines[name] = _run(e, make())
-    result = _run(e, trained.embed)
+    result = _run(e, _space(e, trained))
     numbers = dict(result.metrics)
     for name, baseline in e.baselines.items():
         numbers |= {f"{metric}@{name}": v for metric, v in baseline.metrics.items()}
@@ -100,9 +110,13 @@ def measure(evaluation: Evaluation, trained: model.Model) -> tuple[Result, dict[
     return result, numbers
 
 
-def _run(e: Evaluation, embed: Embed) -> Result:
+def _space(e: Evaluation, trained: model.Model) -> Space:
+    return trained.joint() if e.joint else trained.embed
+
+
+def _run(e: Evaluation, space: Space) -> Result:
     with keys_of(e.entry.config, f"config.eval.{e.label}"):
-        return e.entry.module.run(e.entry.config, e.data, embed)
+        return e.entry.module.run(e.entry.config, e.data, space)
 
 
 def evaluate(

@@ -43,10 +43,16 @@ def layer_norm(x: jax.Array, name: str, eps: float = NORM_EPS, affine: bool = Tr
     return norm(x)
 
 
-Activation = Literal["gelu", "relu", "relu6"]
-"""Exact (erf) GELU, ReLU, ReLU cut at 6."""
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "relu6"]
+"""Exact (erf) GELU, its tanh form, x sigmoid(1.702 x) as in CLIP, ReLU, ReLU cut at 6."""
 
-ACTIVATIONS = {"gelu": partial(nn.gelu, approximate=False), "relu": nn.relu, "relu6": nn.relu6}
+ACTIVATIONS = {
+    "gelu": partial(nn.gelu, approximate=False),
+    "gelu_tanh": partial(nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+    "relu": nn.relu,
+    "relu6": nn.relu6,
+}
 
 
 class Mlp(nn.Module):
@@ -73,7 +79,11 @@ Implementation = Literal["xla", "float32", "cudnn"]
 
 
 def attend(
-    q: jax.Array, k: jax.Array, v: jax.Array, implementation: Implementation = "xla"
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    implementation: Implementation = "xla",
+    allowed: jax.Array | None = None,
 ) -> jax.Array:
     """Scaled dot-product attention.
 
@@ -84,12 +94,13 @@ def attend(
         implementation: "cudnn" is the fused kernel of `jax.nn.dot_product_attention`; it needs a
             GPU and bfloat16. `jax.nn` has an "xla" too, but its softmax cuts float64 to float32.
             "float32" is "xla" with both products in float32 or wider, too.
+        allowed: bool[B or 1, 1, M or 1, N], which keys a query may see (one at least); None: all.
 
     Returns:
         [B, M, heads, C].
     """
     if implementation == "cudnn":
-        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+        return jax.nn.dot_product_attention(q, k, v, mask=allowed, implementation="cudnn")
     wide = jnp.promote_types(q.dtype, jnp.float32)
     if implementation == "float32":
         q, k, v = (x.astype(wide) for x in (q, k, v))
@@ -98,6 +109,8 @@ def attend(
     scores = jnp.einsum(
         "bqhc,bkhc->bhqk", q, k, precision=bf16, preferred_element_type=wide
     ) / math.sqrt(q.shape[-1])
+    if allowed is not None:
+        scores = jnp.where(allowed, scores, -jnp.inf)
     return jnp.einsum("bhqk,bkhc->bqhc", jax.nn.softmax(scores).astype(v.dtype), v)
 
 
@@ -140,12 +153,18 @@ class Attention(nn.Module):
     key_bias: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array, rotation: Rotation | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        rotation: Rotation | None = None,
+        allowed: jax.Array | None = None,
+    ) -> jax.Array:
         """Attends.
 
         Args:
             x: [B, N, D].
             rotation: of queries and keys, see `rotate`; None for none.
+            allowed: see `attend`.
         """
         B, N, D = x.shape
         fused = self.qkv_bias and self.key_bias
@@ -156,7 +175,7 @@ class Attention(nn.Module):
             q, v = (y + self._bias(name, D).astype(y.dtype) for name, y in (("q", q), ("v", v)))
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
-        out = attend(q, k, v, self.implementation)
+        out = attend(q, k, v, self.implementation, allowed)
         return dense(D, dtype=self.dtype, name="proj")(out.reshape(B, N, D))
 
     def _bias(self, name: str, D: int) -> jax.Array:
@@ -164,10 +183,28 @@ class Attention(nn.Module):
         return bias.reshape(1, 1, self.heads, -1)
 
 
+class CrossAttention(nn.Module):
+    """As `Attention`, of tokens to others: [B, N, D], [B, M, C] -> [B, N, D]."""
+
+    heads: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
+        B, N, D = x.shape
+        q = dense(D, dtype=self.dtype, name="q")(x).reshape(B, N, self.heads, -1)
+        kv = dense(2 * D, dtype=self.dtype, name="kv")(context)
+        kv = kv.reshape(B, -1, 2, self.heads, D // self.heads)
+        out = attend(q, kv[:, :, 0], kv[:, :, 1])
+        return dense(D, dtype=self.dtype, name="proj")(out.reshape(B, N, D))
+
+
 class Block(nn.Module):
     """A pre-norm transformer block: [B, N, D] -> [B, N, D].
 
         x = x + ls1 * attn(norm1(x));  x = x + ls2 * mlp(norm2(x))
+
+    Between the two, where there is a context, x = x + cross(norm_cross(x), context).
 
     Attributes:
         width: D.
@@ -200,6 +237,8 @@ class Block(nn.Module):
         x: jax.Array,
         branch_scale: jax.Array | None = None,
         rotation: Rotation | None = None,
+        allowed: jax.Array | None = None,
+        context: jax.Array | None = None,
     ) -> jax.Array:
         """Runs the block.
 
@@ -208,13 +247,18 @@ class Block(nn.Module):
             branch_scale: f32[B, 2], factors of the attention and of the MLP branch per row
                 (stochastic depth: 0 or 1 / keep probability), or None for 1.
             rotation: of queries and keys, see `rotate`; None for none.
+            allowed: see `attend`.
+            context: [B, M, C], what cross-attention reads; None: there is none.
         """
         x = x.astype(self.dtype or x.dtype)
         attn = Attention(
             self.heads, self.qkv_bias, self.attention, self.dtype, self.key_bias, name="attn"
         )
-        branch = attn(layer_norm(x, "norm1", self.eps), rotation)
+        branch = attn(layer_norm(x, "norm1", self.eps), rotation, allowed)
         x = self._add(x, branch, "ls1", branch_scale, 0)
+        if context is not None:
+            cross = CrossAttention(self.heads, self.dtype, name="cross")
+            x = x + cross(layer_norm(x, "norm_cross", self.eps), context).astype(x.dtype)
         mlp = Mlp(int(self.width * self.mlp_ratio), self.dtype, self.activation, name="mlp")
         return self._add(x, mlp(layer_norm(x, "norm2", self.eps)), "ls2", branch_scale, 1)
 
@@ -240,12 +284,14 @@ class AttentionPool(nn.Module):
         mlp_ratio: as in `Block`.
         dtype: compute dtype.
         eps: of the norm.
+        activation: of the MLP.
     """
 
     heads: int
     mlp_ratio: float = 4.0
     dtype: Any = None
     eps: float = NORM_EPS
+    activation: Activation = "gelu"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -256,7 +302,7 @@ class AttentionPool(nn.Module):
         q = jnp.broadcast_to(q, (B, *q.shape[1:]))
         y = attend(q, kv[:, :, 0], kv[:, :, 1])
         y = dense(D, dtype=self.dtype, name="proj")(y.reshape(B, D))
-        mlp = Mlp(int(D * self.mlp_ratio), self.dtype, name="mlp")
+        mlp = Mlp(int(D * self.mlp_ratio), self.dtype, self.activation, name="mlp")
         return y + mlp(layer_norm(y, "norm", self.eps))
 
 

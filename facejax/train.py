@@ -72,9 +72,9 @@ def _steps(session: Session, writer: Writer, current: state.TrainState, start, d
                 batch = mesh.to_global(session.mesh, run.global_batch, host.arrays)
             if step == start + 1:
                 with dog.phase("compiling"), books.timer.paused():
-                    current, metrics = step_fn(current, batch, session.frozen)
+                    current, metrics = step_fn(current, batch, session.frozen, session.constants)
             else:
-                current, metrics = step_fn(current, batch, session.frozen)
+                current, metrics = step_fn(current, batch, session.frozen, session.constants)
             session.checkpoints.poll()
             _trace(session, step, metrics)
             books.enter(step, metrics, host)
@@ -164,6 +164,7 @@ def read_batches(session: Session, start: int, reading: Reading) -> Iterator[pip
         workers=run.data.workers,
         cache=run.data.cache,
         reading=reading,
+        texts=session.texts,
     )
 
 
@@ -184,14 +185,19 @@ def due_evaluations(session: Session, step: int) -> list[evaluate.Evaluation]:
 def evaluate_state(session, writer, current, step, evaluations) -> dict[str, float]:
     """Evaluates the encoder of a state."""
     trained = model.of_state(
-        session.run, current.params, current.stats, devices=session.mesh, step=step
+        session.run,
+        current.params,
+        current.stats,
+        devices=session.mesh,
+        read=session.texts and session.texts.tokenizer,
+        step=step,
     )
     return evaluate.evaluate(evaluations, trained, step, writer, session.workdir)
 
 
 def _save_previews(session: Session, current, batch, step: int) -> None:
     for label, (columns, images) in previews(
-        session.program, current, batch, session.frozen
+        session.program, current, batch, session.frozen, session.constants
     ).items():
         if session.primary:
             save_preview(session.workdir, label, step, images, columns)

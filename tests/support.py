@@ -16,6 +16,7 @@ from facejax.losses import Given, features_of, losses_of, total
 from facejax.step import jitted, train_step
 
 SIZE, CLASSES = 16, 12
+TEXT = {"name": "text", "width": 8, "depth": 1, "heads": 2, "vocab": 32, "length": 6, "end": 1}
 
 
 def resolve(objective: Mapping[str, Any], **keys: Any) -> Run:
@@ -64,6 +65,9 @@ def batch_of(run: Run, seed: int = 0) -> dict[str, np.ndarray]:
         "feature": rng.normal(size=(B, 8)).astype(np.float32),
         "has_feature": np.ones(B, bool),
         "regions": rng.integers(0, 11, (B, S, S), dtype=np.uint8),
+        # The last row has no text.
+        "text": rng.integers(2, 32, (B, 6)).astype(np.int32),
+        "has_text": np.arange(B) < B - 1,
     }
 
 
@@ -79,7 +83,7 @@ def states_of(run: Run, count: int) -> list[state.TrainState]:
     step = jax.jit(functools.partial(train_step, program))
     out = [jax.jit(lambda: state.initial(program))()]
     for n in range(count):
-        out.append(step(out[-1], asked(program, n), {})[0])
+        out.append(step(out[-1], asked(program, n), {}, program.constants)[0])
     return out
 
 
@@ -94,7 +98,7 @@ def steps(
     history = []
     for n in range(count):
         batch = mesh.to_global(grid, run.global_batch, asked(program, n))
-        current, metrics = step(current, batch, frozen_params or {})
+        current, metrics = step(current, batch, frozen_params or {}, program.constants)
         history.append(jax.device_get(metrics))
     return current, history
 
@@ -107,7 +111,11 @@ def teacher_gradients(run: Run) -> dict[str, np.ndarray]:
 
     def value(towers):
         given = Given(
-            program, dataclasses.replace(current, ema={**current.ema, "tower": towers}), {}, {}
+            program,
+            dataclasses.replace(current, ema={**current.ema, "tower": towers}),
+            {},
+            {},
+            program.constants,
         )
         trained = {"params": current.params, "rows": {}}
         features, _ = features_of(given, trained, batch, draw)

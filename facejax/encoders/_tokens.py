@@ -38,7 +38,8 @@ def embed(
     """
     patches = kept(patchify(image, patch), mask)
     D = params["patch_embed"]["kernel"].shape[-1]
-    x = dense(D, dtype=dtype).apply({"params": params["patch_embed"]}, patches)
+    layer = params["patch_embed"]
+    x = dense(D, use_bias="bias" in layer, dtype=dtype).apply({"params": layer}, patches)
     if mask is not None and mask.keep is None:
         removed = (mask.mask & REMOVED).astype(bool)[..., None]
         x = jnp.where(removed, params["mask_token"][None].astype(x.dtype), x)
@@ -119,12 +120,15 @@ def run_blocks(
     remat: Remat,
     scan: bool,
     rotation: Rotation | None = None,
+    allowed: jax.Array | None = None,
+    context: jax.Array | None = None,
 ) -> tuple[jax.Array, tuple[jax.Array, ...] | None]:
     """Runs `blocks_00`, `blocks_01`, ... of `params`.
 
     Args:
         scales: as `branch_scales` makes them, or None.
         rotation: of the queries and keys of every block.
+        allowed, context: as a `Block` takes them.
 
     Returns:
         The residual stream after the last block and, if wanted, after each block.
@@ -132,7 +136,7 @@ def run_blocks(
 
     def step(x, xs):
         block_params, scale = xs
-        x = block.apply({"params": block_params}, x, scale, rotation)
+        x = block.apply({"params": block_params}, x, scale, rotation, allowed, context)
         return x, x if want_layers else None
 
     if remat != "none":
