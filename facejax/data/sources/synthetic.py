@@ -17,6 +17,9 @@ To move one parameter of one face, edit what `factors` returns:
 With `clip` the set is short videos: records 2 * clip * c to 2 * clip * (c + 1) - 1 are two frames,
 one after the other, of a scene with `clip` people, each as a crop. Between the frames people move
 (`MOTION`); the background and the light are those of the scene, all else is the person's own.
+
+With `attacks` a share of the pictures shows a presentation attack on a liveness check, made of the
+face that would have been there live; see `_synthetic_attacks`. Their field `attack` is the class.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,6 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from facejax.data.records import Field, Record
+from facejax.data.sources import _synthetic_attacks as presented
 from facejax.data.sources import _synthetic_paint as paint
 from facejax.data.sources import _synthetic_shape as shape
 from facejax.data.sources import _synthetic_words as words
@@ -37,6 +41,9 @@ FACTORS = tuple(_GROUPS)
 
 ATTRIBUTES = words.ATTRIBUTES
 """Names of the binary attributes, in the order of the field."""
+
+ATTACKS = presented.ATTACKS
+"""Names of the presentation attacks."""
 
 MOTION = ("pose", "expression", "gaze", "framing", "camera")
 """Factors that differ between two frames of a clip."""
@@ -62,6 +69,10 @@ class Config:
         hold: factors that are held although `vary` names them. While `identity` is held, every
             picture shows person `first_identity`; other factors have a neutral value.
         clip: people of a clip, or 0 for single pictures.
+        attacks: presentation attacks that occur beside live faces, all as often; none: every
+            picture is what it was without this option, and there is no field `attack`.
+        live: share of live pictures, beside attacks.
+        looks: "all" variants of each attack, those that are "seen", or those held out ("unseen").
     """
 
     n: int = 10_000
@@ -72,6 +83,9 @@ class Config:
     vary: tuple[str, ...] = FACTORS
     hold: tuple[str, ...] = ()
     clip: int = 0
+    attacks: tuple[str, ...] = ()
+    live: float = 0.5
+    looks: str = "all"
 
     @classmethod
     def tiny(cls, root: str) -> "Config":
@@ -102,6 +116,9 @@ class _Synthetic:
             clips = -(-cfg.n // (2 * cfg.clip))
             self.fields["clip"] = Field((), "int32", classes=clips)
             self.fields["frame"] = Field((), "int32", classes=2)
+        if cfg.attacks:
+            classes = presented.CLASSES
+            self.fields["attack"] = Field((), "int32", classes=len(classes), names=classes)
 
     def __len__(self) -> int:
         return self.cfg.n
@@ -140,10 +157,18 @@ def open(cfg: Config) -> _Synthetic:
     if not 0 <= cfg.clip <= cfg.identities:
         what = f"{cfg.clip} people of {cfg.identities}"
         raise UserError("clip", what, "use at most `identities`, or 0 for pictures")
-    for key in ("vary", "hold"):
-        for factor in getattr(cfg, key):
-            if factor not in FACTORS:
-                raise UserError(key, f"no factor called '{factor}'", nearest(factor, FACTORS))
+    if not 0 <= cfg.live <= 1:
+        raise UserError("live", f"{cfg.live} is not a share", "use a number from 0 to 1")
+    named = {
+        "vary": ("factor", cfg.vary, FACTORS),
+        "hold": ("factor", cfg.hold, FACTORS),
+        "attacks": ("attack", cfg.attacks, ATTACKS),
+        "looks": ("looks", (cfg.looks,), tuple(presented.LOOKS)),
+    }
+    for key, (what, names, legal) in named.items():
+        for name in names:
+            if name not in legal:
+                raise UserError(key, f"no {what} called '{name}'", nearest(name, legal))
     return _Synthetic(cfg)
 
 
@@ -227,7 +252,7 @@ def render_factors(values: Mapping[str, np.ndarray], size: int) -> dict[str, np.
 def render(cfg: Config, indices: Sequence[int]) -> dict[str, np.ndarray]:
     """Renders records: what `render_factors` returns, `identity` i64[n] and `caption` str[n].
 
-    With clips also `clip` i64[n] and `frame` i64[n].
+    With clips also `clip` i64[n] and `frame` i64[n]; with attacks `attack` i64[n].
     """
     indices = np.asarray(indices, np.int64)
     columns = render_factors(factors(cfg, indices), cfg.size)
@@ -237,6 +262,12 @@ def render(cfg: Config, indices: Sequence[int]) -> dict[str, np.ndarray]:
         columns |= {"clip": shots, "frame": _frame(cfg, indices)}
     columns["identity"] = person if "identity" in _varies(cfg) else np.zeros_like(person)
     sentences = [words.caption(row, int(i)) for row, i in zip(columns["attributes"], indices)]
+    if cfg.attacks:
+        drawn = presented.draw(cfg.seed, streams, shots, cfg.attacks, cfg.live, cfg.looks)
+        columns["attack"] = drawn["attack"]
+        columns["image"] = presented.present(columns["image"], columns["landmarks"], drawn)
+        told = zip(drawn["attack"], indices, sentences)
+        sentences = [presented.caption(int(kind), int(i), text) for kind, i, text in told]
     columns["caption"] = np.array(sentences, dtype=np.str_)
     return columns
 
