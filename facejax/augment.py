@@ -49,14 +49,16 @@ def views(view: View, batch: Mapping[str, jax.Array], draw: Draw) -> dict[str, j
         `image` f32[B, S, S, 3], normalised; `regions` u8[B, S, S] and `landmarks` f32[B, K, 2] in
         pixels of the view where the batch has them; `box` f32[B, 4], the crop's left, top, right
         and bottom edge in pixels of the image; `flipped` bool[B]. Without a recipe, only the field
-        itself, untouched.
+        itself, untouched: integers i32[B, ..., L] are token ids, by the name `text` whatever
+        their field.
 
     Raises:
         UserError: the recipe flips and K landmarks have no known mirror order.
     """
     aug = view.aug
     if aug is None:
-        return {view.field: batch[view.field]}
+        values = batch[view.field]
+        return {"text" if values.dtype == jnp.int32 else view.field: values}
     image = batch[view.field]
     height, width = image.shape[1:3]
     flipped = _flips(aug, draw)

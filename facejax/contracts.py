@@ -8,12 +8,13 @@ values mean one run of the encoder, one EMA copy, one crop.
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from facejax.pairs import Pairs as Pairs
 from facejax.schedule import Schedule, at
@@ -171,6 +172,8 @@ class Pass:
         tower: which encoder, by its config key.
         outputs: what the objective reads: "pooled", "prefix", "tokens", "layers", "view".
         cached: name of a batch field f32[B, D] that already holds pooled features; no encoder runs.
+        batched: whether its rows are those of the batch. If not, the field (of `view`, or `cached`)
+            is one of the objective's own `constants`, and the pass runs once over these rows.
     """
 
     view: View = View()
@@ -179,6 +182,7 @@ class Pass:
     tower: str = "encoder"
     outputs: tuple[Output, ...] = ("pooled",)
     cached: str | None = None
+    batched: bool = True
 
     @property
     def replaces(self) -> bool:
@@ -198,7 +202,7 @@ class Features:
         layers: tuple of [B, P + N, D], the residual stream after each block.
         keep: i32[B, K], patch indices that were kept, ascending.
         mask: u8[B, N]; bit 0 removed or replaced, bit 1 covered region.
-        valid: bool[B], rows that hold real data.
+        valid: bool[B], rows that hold real data; None of a pass that is not `batched`.
         view: the augmented image and what moved with it, by field name.
     """
 
@@ -279,6 +283,7 @@ class Spec:
         attributes: names of the binary attributes, in the order of the batch field.
         artifacts: paths of extra files by name (codebooks, banks), from the config.
         aug: mean and std that every view shares, so that one run has one normalisation.
+        tokenize: texts to token ids i32[n, L], by `config.data.text`; None without.
     """
 
     steps: int
@@ -289,6 +294,7 @@ class Spec:
     attributes: tuple[str, ...] = ()
     artifacts: Mapping[str, str] = field(default_factory=dict)
     aug: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    tokenize: Callable[[Sequence[str]], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -416,16 +422,19 @@ class Ctx:
         draw: the objective's own randomness, one stream per global row.
         spec: the run's facts.
         rows: the objective's sparse row numbers, i32[R] by name, that its params now hold.
+        constants: the objective's fixed arrays, by name.
         batch: the fields of the batch, for modifiers; objectives are handed it.
         feats: the features of a modifier's own passes, by name; objectives are handed theirs.
         modify: applies the objective's modifiers, in order, to its `Pairs`; again for more `Pairs`.
-        apply: (tower, inputs, weights) -> Features of inputs that only the loss can make.
+        apply: (tower, inputs, weights, outputs, context) -> Features of inputs that only the loss
+            can make, such as hard negatives; None under accumulation.
     """
 
     step: jax.Array
     draw: Draw
     spec: Spec
     rows: Mapping[str, jax.Array] = field(default_factory=dict)
+    constants: Mapping[str, jax.Array] = field(default_factory=dict)
     batch: Mapping[str, jax.Array] = field(default_factory=dict)
     feats: Mapping[str, Features] = field(default_factory=dict)
     modify: Callable[[Pairs], Pairs] = lambda pairs: pairs

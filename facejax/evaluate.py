@@ -4,7 +4,8 @@
         [--eval.<label>.<key>=v] [--follow] [--out=FILE]
 
 Every evaluator runs three times: with the encoder, with the same encoder at random initialisation
-(metric@random) and with raw pixels (metric@pixels), and gives paired intervals of the differences.
+(metric@random) and, unless it reads texts too, with raw pixels (metric@pixels), and gives paired
+intervals of the differences.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from rich.table import Column, Table
 from facejax import checkpoint, cli, command_line, config, model
 from facejax.contracts import Draw, TowerSpec
 from facejax.errors import UserError
-from facejax.evaluators import Embed, Result
+from facejax.evaluators import Result, Space
 from facejax.evaluators._baselines import pixels
 from facejax.metrics import Writer, is_detail, save_eval
 from facejax.typed import keys_of
@@ -46,6 +47,11 @@ class Evaluation:
     entry: config.Eval
     data: Any
     baselines: dict[str, Result]
+
+    @property
+    def joint(self) -> bool:
+        """Whether it wants a space of images and texts in place of `embed`."""
+        return getattr(self.entry.module, "JOINT", False)
 
 
 def prepare(evals: Mapping[str, config.Eval], size: int) -> list[Evaluation]:
@@ -81,14 +87,13 @@ def measure(evaluation: Evaluation, trained: model.Model) -> tuple[Result, dict[
         and for what the evaluator can pair, metric@<baseline>_diff with _diff_low and _diff_high.
     """
     e = evaluation
-    embeds: dict[str, Callable[[], Embed]] = {
-        "random": lambda: random_encoder(trained).embed,
-        "pixels": lambda: pixels,
-    }
-    for name, make in embeds.items():
+    spaces: dict[str, Callable[[], Space]] = {"random": lambda: _space(e, random_encoder(trained))}
+    if not e.joint:
+        spaces["pixels"] = lambda: pixels
+    for name, make in spaces.items():
         if name not in e.baselines:
             e.baselines[name] = _run(e, make())
-    result = _run(e, trained.embed)
+    result = _run(e, _space(e, trained))
     numbers = dict(result.metrics)
     for name, baseline in e.baselines.items():
         numbers |= {f"{metric}@{name}": v for metric, v in baseline.metrics.items()}
@@ -100,9 +105,13 @@ def measure(evaluation: Evaluation, trained: model.Model) -> tuple[Result, dict[
     return result, numbers
 
 
-def _run(e: Evaluation, embed: Embed) -> Result:
+def _space(e: Evaluation, trained: model.Model) -> Space:
+    return trained.joint() if e.joint else trained.embed
+
+
+def _run(e: Evaluation, space: Space) -> Result:
     with keys_of(e.entry.config, f"config.eval.{e.label}"):
-        return e.entry.module.run(e.entry.config, e.data, embed)
+        return e.entry.module.run(e.entry.config, e.data, space)
 
 
 def evaluate(

@@ -1,5 +1,7 @@
 """Model FLOPs of a training step, from the analytic counts of encoders and objectives."""
 
+import math
+
 from facejax.contracts import Frozen, Student
 from facejax.state import Program
 
@@ -9,11 +11,11 @@ def flops_per_image(program: Program) -> float | None:
 
     None where an encoder or an objective does not say.
     """
-    total = 0.0
+    total, run = 0.0, program.run
     for p in program.forwards:
         if p.cached is not None:
             continue
-        tower = program.run.towers[p.tower]
+        tower = run.towers[p.tower]
         module, config = tower.module, tower.config
         if isinstance(p.weights, Frozen):
             module, config = program.frozen[p.weights.path]
@@ -25,8 +27,11 @@ def flops_per_image(program: Program) -> float | None:
             rows, columns = program.spec.towers[p.tower].grid(size)
             keep = int(rows * columns * (1 - p.mask.ratio))
         times = 3.0 if isinstance(p.weights, Student) else 1.0
+        if not p.batched:
+            shape = program.constants[p.view.field].shape
+            times *= math.prod(shape[:-1] if p.view.aug is None else shape[:1]) / run.global_batch
         total += times * module.flops(config, size, keep)
-    for objective in program.run.objectives.values():
+    for objective in run.objectives.values():
         if not hasattr(objective.module, "flops"):
             return None
         total += 3.0 * objective.module.flops(objective.config, program.spec)

@@ -1,10 +1,12 @@
 """The encoder forwards of a (micro-)batch: each distinct pass once, whoever asked for it."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from facejax import augment
 from facejax.contracts import Draw, Ema, Features, Frozen, Params, Pass, Student, stable_name
@@ -21,27 +23,37 @@ def forward(
     frozen: Params,
     batch: Batch,
     draw: Draw,
+    constants: Batch = MappingProxyType({}),
+    passes: Iterable[Pass] | None = None,
 ) -> tuple[dict[Pass, Features], Params]:
     """Runs each distinct pass once.
 
+    Args:
+        constants: the objectives' fixed arrays by `<label>/<name>`, which passes that are not
+            `batched` read in the batch's place.
+        passes: the bare ones that run (default: all of the program's).
+
     Returns:
         Features by bare pass, and the towers' new BatchNorm statistics (the mean over the student's
-        training passes).
+        training passes over rows of the batch).
     """
     shown: dict[Any, dict[str, jax.Array]] = {}
     features, seen = {}, {tower: [] for tower in stats}
-    for p, outputs in program.forwards.items():
+    for p in program.forwards if passes is None else passes:
+        rows = batch if p.batched else constants
         if p.cached is not None:
-            features[p] = Features(pooled=batch[p.cached], valid=batch.get("valid"))
+            features[p] = Features(pooled=rows[p.cached], valid=rows.get("valid"))
             continue
+        outputs = program.forwards[p]
+        own = draw if p.batched else Draw(draw.key, jnp.arange(len(rows[p.view.field])))
         if p.view not in shown:
-            shown[p.view] = augment.views(p.view, batch, draw.fold(stable_name(p.view)))
+            shown[p.view] = augment.views(p.view, rows, own.fold(stable_name(p.view)))
         inputs = shown[p.view]
         drawn = None
         if p.mask is not None:
             size = p.view.aug.size if p.view.aug else None
             grid = program.spec.towers[p.tower].grid(size)
-            drawn = p.mask(inputs, grid, draw.fold(stable_name((p.view, p.mask))))
+            drawn = p.mask(inputs, grid, own.fold(stable_name((p.view, p.mask))))
         module, config, weights, statistics = weights_of(program, p, params, stats, ema, frozen)
         student = isinstance(p.weights, Student)
         found, new_stats = module.apply(
@@ -52,19 +64,19 @@ def forward(
             mask=drawn,
             context=None,
             cond=None,
-            draw=draw.fold(stable_name(p)) if student else None,
+            draw=own.fold(stable_name(p)) if student else None,
             train=not isinstance(p.weights, Frozen),
             outputs=tuple(o for o in outputs if o != "view"),
         )
-        if student:
+        if student and p.batched:
             seen[p.tower].append(new_stats)
-        else:
+        if not student:
             found = jax.lax.stop_gradient(found)
         features[p] = dataclasses.replace(
             found,
             keep=None if drawn is None else drawn.keep,
             mask=None if drawn is None else drawn.mask,
-            valid=batch.get("valid"),
+            valid=rows.get("valid"),
             view=inputs if "view" in outputs else None,
         )
     mean = {t: jax.tree.map(lambda *s: sum(s) / len(s), *many) for t, many in seen.items() if many}

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -26,6 +26,7 @@ class Given:
     state: TrainState
     frozen: Params
     rows: Mapping[str, Mapping[str, jax.Array]]
+    constants: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
 
     def scope(self, label: str) -> str:
         return self.program.run.objectives[label].module.SCOPE
@@ -39,7 +40,13 @@ class Given:
         return at(program.run.objectives[label].weight, self.state.step, program.spec.steps)
 
 
-def features_of(given: Given, trained: Trained, batch: Batch, draw: Draw):
+def features_of(
+    given: Given,
+    trained: Trained,
+    batch: Batch,
+    draw: Draw,
+    passes: Iterable[Pass] | None = None,
+):
     state = given.state
     return forward(
         given.program,
@@ -49,13 +56,21 @@ def features_of(given: Given, trained: Trained, batch: Batch, draw: Draw):
         given.frozen,
         batch,
         draw,
+        given.constants,
+        passes,
     )
 
 
 def applier(given: Given, trained: Trained, draw: Draw):
     """`Ctx.apply`: an encoder on inputs that only a loss can make; statistics stay as they are."""
 
-    def apply(tower: str, inputs, weights=Student(), outputs=("pooled",)) -> Features:  # noqa: B008
+    def apply(
+        tower: str,
+        inputs,
+        weights=Student(),  # noqa: B008
+        outputs=("pooled",),
+        context=None,
+    ) -> Features:
         p = Pass(tower=tower, weights=weights, outputs=outputs)
         state = given.state
         module, config, params, stats = weights_of(
@@ -68,7 +83,7 @@ def applier(given: Given, trained: Trained, draw: Draw):
             stats,
             inputs,
             mask=None,
-            context=None,
+            context=context,
             cond=None,
             draw=None,
             train=train,
@@ -134,8 +149,15 @@ def context(given: Given, label: str, draw: Draw, apply: Callable | None) -> Ctx
         draw=draw.fold(f"objective/{label}"),
         spec=given.program.spec,
         rows=given.rows.get(label, {}),
+        constants=own_constants(given.constants, label),
         apply=apply,
     )
+
+
+def own_constants(constants: Mapping[str, jax.Array], label: str) -> dict[str, jax.Array]:
+    """Those of one objective, by name."""
+    prefix = f"{label}/"
+    return {k.removeprefix(prefix): v for k, v in constants.items() if k.startswith(prefix)}
 
 
 def _modify(given: Given, trained: Trained, label: str, ctx: Ctx, collected: dict[str, Loss]):

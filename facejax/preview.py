@@ -8,13 +8,14 @@ import numpy as np
 
 from facejax.contracts import Ctx, Draw, Params
 from facejax.forward import Batch, forward
+from facejax.losses import own_constants
 from facejax.state import Program, TrainState, bare
 
 ROWS = 8
 
 
 def previews(
-    program: Program, state: TrainState, batch: Batch, frozen: Params
+    program: Program, state: TrainState, batch: Batch, frozen: Params, constants: Batch
 ) -> dict[str, tuple[list[str], np.ndarray]]:
     """label -> (column names, u8[rows, columns, S, S, 3]) of the objectives that have a `preview`.
 
@@ -24,7 +25,8 @@ def previews(
     labels = [label for label, o in objectives.items() if hasattr(o.module, "preview")]
     if not labels:
         return {}
-    found = _renderer(_Hashable(program), tuple(labels), state.step.sharding)(state, batch, frozen)
+    render = _renderer(_Hashable(program), tuple(labels), state.step.sharding)
+    found = render(state, batch, frozen, constants)
     mean, std = (np.asarray(program.spec.aug[k], np.float32) for k in ("mean", "std"))
     out = {}
     for label, columns in found.items():
@@ -53,17 +55,22 @@ def _renderer(program: _Hashable, labels: tuple[str, ...], replicated: jax.shard
     return jax.jit(functools.partial(_render, program.program, labels), out_shardings=replicated)
 
 
-def _render(program: Program, labels, state: TrainState, batch: Batch, frozen: Params):
+def _render(
+    program: Program, labels, state: TrainState, batch: Batch, frozen: Params, constants: Batch
+):
     batch = {name: values[:ROWS] for name, values in batch.items()}
     count = batch["image"].shape[0]
     key = jax.random.fold_in(jax.random.key(program.run.seed), state.step)
     draw = Draw(key, jnp.arange(count, dtype=jnp.int32))
-    features, _ = forward(program, state.params, state.stats, state.ema, frozen, batch, draw)
+    features, _ = forward(
+        program, state.params, state.stats, state.ema, frozen, batch, draw, constants
+    )
     out = {}
     for label in labels:
         objective = program.run.objectives[label]
         feats = {name: features[bare(p)] for name, p in program.passes[label].items()}
-        ctx = Ctx(step=state.step, draw=draw, spec=program.spec)
+        fixed = own_constants(constants, label)
+        ctx = Ctx(step=state.step, draw=draw, spec=program.spec, constants=fixed)
         own = state.params["objective"].get(label, {})
         out[label] = objective.module.preview(objective.config, own, feats, ctx)
     return out

@@ -43,6 +43,7 @@ class Session:
     evaluations: list[evaluate.Evaluation]
     program: state.Program
     frozen: Params
+    constants: Mapping[str, jax.Array]
     mesh: jax.sharding.Mesh
     checkpoints: checkpoint.Checkpoints
 
@@ -81,6 +82,7 @@ def prepare(run: Run, workdir: Path) -> Session:
         frozen=jax.device_put(
             {path: (m.params, m.stats) for path, m in loaded.items()}, mesh.replicated(devices)
         ),
+        constants=jax.device_put(dict(program.constants), mesh.replicated(devices)),
         mesh=devices,
         checkpoints=checkpoint.Checkpoints(workdir, run.checkpoint.keep),
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from facejax import mesh as mesh_lib
 from facejax import optim
@@ -75,6 +76,7 @@ class Program:
         own_emas: label -> name -> OwnEma.
         sparse: label -> name -> Sparse, its constants (the value stands for shape and type).
         frozen: path -> (encoder module, its config), for `Frozen` passes.
+        constants: the objectives' fixed arrays by `<label>/<name>`; beside the program, not in it.
         optimizer: the pure optimiser.
     """
 
@@ -86,6 +88,7 @@ class Program:
     own_emas: Mapping[str, Mapping[str, OwnEma]]
     sparse: Mapping[str, Mapping[str, Sparse]]
     frozen: Mapping[str, tuple[Any, Any]]
+    constants: Mapping[str, np.ndarray]
     optimizer: optim.Transform
 
     def fields(self) -> tuple[str, ...]:
@@ -93,7 +96,8 @@ class Program:
         wanted = {"image"}
         for passes in self.passes.values():
             for p in passes.values():
-                wanted |= {p.view.field} if p.cached is None else {p.cached}
+                if p.batched:
+                    wanted |= {p.view.field} if p.cached is None else {p.cached}
                 wanted |= set(getattr(p.mask, "fields", ()))
         for objective in self.run.objectives.values():
             for plugin in (objective, *objective.modifiers.values()):
@@ -119,7 +123,7 @@ def plan(run: Run, spec: Spec, frozen: Mapping[str, tuple[Any, Any]] | None = No
     Args:
         frozen: encoder module and config of each `Frozen` path; see `frozen_paths`.
     """
-    passes = _passes(run, spec)
+    passes, constants = _passes(run, spec), _constants(run, spec)
     forwards: dict[Pass, set[str]] = {}
     emas: dict[str, tuple[Ema, set[str]]] = {}
     for label, named in passes.items():
@@ -128,6 +132,8 @@ def plan(run: Run, spec: Spec, frozen: Mapping[str, tuple[Any, Any]] | None = No
                 raise UserError(f"config.{p.tower}", f"objective {label} runs it", "add a section")
             if p.cached is None and not isinstance(p.weights, Student | Ema | Frozen):
                 raise TypeError(f"{label}.{name}: weights {p.weights!r}")
+            if not p.batched and (p.cached or p.view.field) not in constants:
+                raise TypeError(f"{label}.{name}: no constant {p.cached or p.view.field}")
             forwards.setdefault(bare(p), set()).update(p.outputs)
             if isinstance(p.weights, Ema):
                 emas.setdefault(ema_name(p.weights), (p.weights, set()))[1].add(p.tower)
@@ -150,6 +156,7 @@ def plan(run: Run, spec: Spec, frozen: Mapping[str, tuple[Any, Any]] | None = No
         own_emas=own_emas,
         sparse=sparse,
         frozen=frozen or {},
+        constants=constants,
         optimizer=optimizer,
     )
 
@@ -171,7 +178,28 @@ def _passes(run: Run, spec: Spec) -> dict[str, dict[str, Pass]]:
                 with keys_of(m.config, f"config.objective.{label}.modifiers.{name}"):
                     asked = m.module.passes(m.config, own, spec)
                 passes[label] |= {f"{name}/{key}": p for key, p in asked.items()}
+        passes[label] = {name: _of(label, p) for name, p in passes[label].items()}
     return passes
+
+
+def _of(label: str, p: Pass) -> Pass:
+    """The pass; over an objective's constants, it names them in full."""
+    if p.batched:
+        return p
+    if p.cached is not None:
+        return dataclasses.replace(p, cached=f"{label}/{p.cached}")
+    view = dataclasses.replace(p.view, field=f"{label}/{p.view.field}")
+    return dataclasses.replace(p, view=view)
+
+
+def _constants(run: Run, spec: Spec) -> dict[str, np.ndarray]:
+    out = {}
+    for label, o in run.objectives.items():
+        if hasattr(o.module, "constants"):
+            with keys_of(o.config, f"config.objective.{label}"):
+                own = o.module.constants(o.config, spec)
+            out |= {f"{label}/{name}": np.asarray(value) for name, value in own.items()}
+    return out
 
 
 def _objective_rules(run: Run, label: str) -> list:

@@ -11,6 +11,7 @@ B rows of the global batch, A micro-batches; micro-batch m is the rows m::A.
 import dataclasses
 import functools
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -38,7 +39,11 @@ from facejax.typed import keys_of
 
 
 def train_step(
-    program: Program, state: TrainState, batch: Batch, frozen: Params
+    program: Program,
+    state: TrainState,
+    batch: Batch,
+    frozen: Params,
+    constants: Mapping[str, jax.Array] = MappingProxyType({}),
 ) -> tuple[TrainState, dict[str, Any]]:
     """One optimiser step.
 
@@ -47,6 +52,7 @@ def train_step(
         state: donated by the caller.
         batch: global arrays of B rows.
         frozen: path -> (params, stats) of the frozen encoders.
+        constants: the arrays of `program.constants`.
 
     Returns:
         The new state and the metrics: scalars, and `Histogram`s by name. If the loss or a gradient
@@ -58,7 +64,7 @@ def train_step(
     draw = Draw(key, jnp.arange(B, dtype=jnp.int32))
     rows = _sparse_rows(program, state, batch, draw)
     trained = {"params": state.params, "rows": _gather(program, state.objective["sparse"], rows)}
-    given = Given(program, state, frozen, rows)
+    given = Given(program, state, frozen, rows, constants)
     if run.micro_batch in (None, B):
         grads, losses, stats = _one_shot(given, trained, batch, draw)
     else:
@@ -87,7 +93,7 @@ def train_step(
 
 
 def jitted(program: Program, mesh: jax.sharding.Mesh):
-    """`train_step` under jit: (state, batch, frozen); the state is donated and keeps its place."""
+    """`train_step` under jit, its arguments in order; the state is donated and keeps its place."""
     return jax.jit(
         mesh_lib.within(mesh, functools.partial(train_step, program)),
         donate_argnums=0,
@@ -117,14 +123,22 @@ def _accumulated(given: Given, trained: Trained, batch: Batch, draw: Draw, A: in
     2. The "batch" losses once, with their gradient towards parameters and features.
     3. Forward and backward of each micro-batch: the "sample" terms divided by the total counts, and
        the features' inner product with their gradient from 2.
+
+    A pass that is not batched runs where its loss is taken: once in 2, or in each sweep of 3.
     """
     sample, whole = given.labels("sample"), given.labels("batch")
-    cached = {bare(p) for label in whole for p in given.program.passes[label].values()}
+    asked = {
+        scope: {bare(p) for label in labels for p in given.program.passes[label].values()}
+        for scope, labels in (("sample", sample), ("batch", whole))
+    }
+    cached = {p for p in asked["batch"] if p.batched}
+    once = [p for p in given.program.forwards if p in asked["batch"] - cached]
+    swept = [p for p in given.program.forwards if p.batched or p in asked["sample"]]
     micro = jax.tree.map(lambda x: _split(x, A), {"batch": dict(batch), "rows": draw.rows})
 
     def run_micro(trained, part):
         part_draw = Draw(draw.key, part["rows"])
-        features, stats = features_of(given, trained, part["batch"], part_draw)
+        features, stats = features_of(given, trained, part["batch"], part_draw, swept)
         losses = losses_of(given, trained, features, part["batch"], part_draw, sample)
         return features, losses, stats
 
@@ -142,6 +156,7 @@ def _accumulated(given: Given, trained: Trained, batch: Batch, draw: Draw, A: in
 
     def whole_batch(trained, pulled):
         features = {p: _merge(pulled[stable_name(p)], kept[stable_name(p)]) for p in cached}
+        features |= features_of(given, trained, batch, draw, once)[0]
         losses = losses_of(given, trained, features, batch, draw, whole)
         return total(given, losses), losses
 

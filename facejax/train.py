@@ -72,9 +72,9 @@ def _steps(session: Session, writer: Writer, current: state.TrainState, start, d
                 batch = mesh.to_global(session.mesh, run.global_batch, host.arrays)
             if step == start + 1:
                 with dog.phase("compiling"), books.timer.paused():
-                    current, metrics = step_fn(current, batch, session.frozen)
+                    current, metrics = step_fn(current, batch, session.frozen, session.constants)
             else:
-                current, metrics = step_fn(current, batch, session.frozen)
+                current, metrics = step_fn(current, batch, session.frozen, session.constants)
             session.checkpoints.poll()
             _trace(session, step, metrics)
             books.enter(step, metrics, host)
@@ -191,7 +191,7 @@ def evaluate_state(session, writer, current, step, evaluations) -> dict[str, flo
 
 def _save_previews(session: Session, current, batch, step: int) -> None:
     for label, (columns, images) in previews(
-        session.program, current, batch, session.frozen
+        session.program, current, batch, session.frozen, session.constants
     ).items():
         if session.primary:
             save_preview(session.workdir, label, step, images, columns)

@@ -20,14 +20,17 @@ from facejax.ops import similarity
 
 B = 8
 TOWER = Tower(width=8, embed=8, patch=4, prefix=1, size=16, depth=2)
+TEXT_TOWER = Tower(width=8, embed=8, patch=0, prefix=0, size=0, depth=2)
+LENGTH, WORDS = 6, 32
 SPEC = Spec(
     steps=10,
     global_batch=B,
     size=TOWER.size,
-    towers={"encoder": TOWER},
+    towers={"encoder": TOWER, "encoder_text": TEXT_TOWER},
     classes={"identity": 12, "clip": 2, "frame": 2},
     attributes=("one", "two", "three"),
     aug={"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
+    tokenize=lambda texts: tokenize(texts),
 )
 DRAW = Draw(jax.random.key(1), jnp.arange(B, dtype=jnp.int32))
 
@@ -79,12 +82,25 @@ def _regions(rng: np.random.Generator, size: int) -> np.ndarray:
     return squares.repeat(4, 1).repeat(4, 2)[:, :size, :size]
 
 
-def features(p: Pass, spec: Spec = SPEC, kind: str = "ordinary", seed: int = 0) -> Features:
+def features(
+    p: Pass, spec: Spec = SPEC, kind: str = "ordinary", seed: int = 0, constants: Any = None
+) -> Features:
     """What the forward of `p` would return; the mask is drawn by the pass's own sampler."""
     tower, make = spec.towers[p.tower], maker(kind, seed)
+    if not p.batched:
+        return _unbatched(p, tower, make, constants)
     valid = jnp.ones(B, bool)
     if p.cached is not None:
         return Features(pooled=make(B, tower.embed), valid=valid)
+    if tower.size == 0:  # of texts
+        made = {
+            "pooled": make(B, tower.embed),
+            "tokens": make(B, LENGTH, tower.width),
+            "prefix": make(B, 0, tower.width),
+            "layers": tuple(make(B, LENGTH, tower.width) for _ in range(tower.depth)),
+            "view": {"text": batch(spec)["text"]},
+        }
+        return Features(**{name: made[name] for name in p.outputs}, valid=valid)
     size = p.view.aug.size if p.view.aug else tower.size
     rows, columns = tower.grid(size)
     # The same picture whatever the features are, so that only these differ between two seeds.
@@ -103,6 +119,20 @@ def features(p: Pass, spec: Spec = SPEC, kind: str = "ordinary", seed: int = 0) 
     return Features(**asked, keep=keep, mask=drawn.mask if drawn else None, valid=valid)
 
 
+def _unbatched(p: Pass, tower: Tower, make: Make, constants: Any) -> Features:
+    """Pooled features of an objective's own arrays, whose leading axes are kept."""
+    if p.cached is not None:
+        return Features(pooled=jnp.asarray(constants[p.cached]))
+    shape = constants[p.view.field].shape
+    return Features(pooled=make(*(shape[:-1] if p.view.aug is None else shape[:1]), tower.embed))
+
+
+def tokenize(texts: Any) -> np.ndarray:
+    """Token ids i32[n, LENGTH] of texts, as `Spec.tokenize` gives them: letters as numbers."""
+    ids = [[2, *(ord(c) % WORDS for c in text)][: LENGTH - 1] + [1] for text in texts]
+    return np.asarray([row + [0] * (LENGTH - len(row)) for row in ids], np.int32)
+
+
 def batch(spec: Spec = SPEC, seed: int = 0) -> dict[str, jax.Array]:
     """The fields that test objectives read."""
     rng = np.random.default_rng(seed)
@@ -118,9 +148,10 @@ def batch(spec: Spec = SPEC, seed: int = 0) -> dict[str, jax.Array]:
         # Two clips of two people in two frames.
         "clip": jnp.asarray(np.arange(B) // 4, jnp.int32),
         "frame": jnp.asarray(np.arange(B) // 2 % 2, jnp.int32),
+        "text": jnp.asarray(tokenize([f"a {seed} {n}" for n in range(B)])),
     }
     known = {f"has_{name}": jnp.ones(B, bool) for name in fields}
-    known |= {"has_feature": jnp.arange(B) != 5}
+    known |= {"has_feature": jnp.arange(B) != 5, "has_text": jnp.arange(B) != 3}
     return {"image": image, **fields, **known}
 
 
@@ -158,9 +189,14 @@ class Case:
     def passes(self) -> dict[str, Pass]:
         return self.module.passes(self.config, self.spec)
 
+    @functools.cached_property
+    def constants(self) -> dict[str, np.ndarray]:
+        made = getattr(self.module, "constants", None)
+        return made(self.config, self.spec) if made else {}
+
     def inputs(self, kind: str = "ordinary", seed: int = 0) -> Inputs:
         feats = {
-            name: features(p, self.spec, kind, 10 * seed + i)
+            name: features(p, self.spec, kind, 10 * seed + i, self.constants)
             for i, (name, p) in enumerate(self.passes.items())
         }
         params = dict(self.vars.params)
@@ -176,8 +212,8 @@ class Case:
         return self.module.rows(self.config, given.params, given.batch, self.ctx(given.draw))
 
     def ctx(self, draw: Draw, rows: Any = None) -> Ctx:
-        rows = rows or {}
-        return Ctx(jnp.int32(0), draw=draw, spec=self.spec, rows=rows, batch=batch(self.spec))
+        known = {"rows": rows or {}, "constants": self.constants, "batch": batch(self.spec)}
+        return Ctx(jnp.int32(0), draw=draw, spec=self.spec, **known)
 
     def trained(self, given: Inputs) -> Any:
         """What gradients are taken of: parameters, gathered rows, and features of the encoder."""
@@ -214,9 +250,10 @@ def take(given: Inputs, rows: np.ndarray) -> Inputs:
     def pick(x):
         return x[rows]
 
+    feats = given.feats.items()
     return dataclasses.replace(
         given,
-        feats=jax.tree.map(pick, given.feats),
+        feats={k: jax.tree.map(pick, f) if f.valid is not None else f for k, f in feats},
         batch=jax.tree.map(pick, given.batch),
         draw=Draw(given.draw.key, given.draw.rows[rows]),
     )

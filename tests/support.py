@@ -79,7 +79,7 @@ def states_of(run: Run, count: int) -> list[state.TrainState]:
     step = jax.jit(functools.partial(train_step, program))
     out = [jax.jit(lambda: state.initial(program))()]
     for n in range(count):
-        out.append(step(out[-1], asked(program, n), {})[0])
+        out.append(step(out[-1], asked(program, n), {}, program.constants)[0])
     return out
 
 
@@ -94,7 +94,7 @@ def steps(
     history = []
     for n in range(count):
         batch = mesh.to_global(grid, run.global_batch, asked(program, n))
-        current, metrics = step(current, batch, frozen_params or {})
+        current, metrics = step(current, batch, frozen_params or {}, program.constants)
         history.append(jax.device_get(metrics))
     return current, history
 
@@ -107,7 +107,11 @@ def teacher_gradients(run: Run) -> dict[str, np.ndarray]:
 
     def value(towers):
         given = Given(
-            program, dataclasses.replace(current, ema={**current.ema, "tower": towers}), {}, {}
+            program,
+            dataclasses.replace(current, ema={**current.ema, "tower": towers}),
+            {},
+            {},
+            program.constants,
         )
         trained = {"params": current.params, "rows": {}}
         features, _ = features_of(given, trained, batch, draw)

@@ -52,10 +52,11 @@ def test_step_traces(path):
     program, frozen = inputs.program(run, known)
     before = state.shapes(program)
     after, metrics = jax.eval_shape(
-        lambda current, batch, frozen: train_step(program, current, batch, frozen),
+        lambda *arguments: train_step(program, *arguments),
         before,
         inputs.batch(program, known),
         frozen,
+        program.constants,
     )
     assert jax.tree.structure(after) == jax.tree.structure(before)
     assert [(x.shape, x.dtype) for x in jax.tree.leaves(after)] == [

@@ -62,7 +62,10 @@ def test_objective_declares_itself(objective):
         assert hash(p) == hash(dataclasses.replace(p))
         assert isinstance(p.weights, Student | Ema | Frozen)
         assert isinstance(p.view, View)
+        if not p.batched:
+            assert (p.cached or p.view.field) in objective.constants
         assert set(p.outputs) <= {"pooled", "prefix", "tokens", "layers", "view"}
+    assert all(isinstance(value, np.ndarray) for value in objective.constants.values())
     assert isinstance(variables, Vars)
     for tree in (variables.params, variables.state):
         assert_plain(tree)
@@ -159,7 +162,10 @@ def test_objective_does_not_care_for_the_order_of_rows(objective, compiled):
     for name, term in one.terms.items():
         np.testing.assert_allclose(term.value(), other.terms[name].value(), rtol=1e-5, atol=1e-6)
     assert_close(grads["params"], other_grads["params"], atol=1e-5, rtol=1e-4)
-    moved = jax.tree.map(lambda x: x[order], grads["feats"])
+    moved = {
+        name: jax.tree.map(lambda x: x[order], g) if objective.passes[name].batched else g
+        for name, g in grads["feats"].items()
+    }
     assert_close(moved, other_grads["feats"], atol=1e-5, rtol=1e-4)
 
 

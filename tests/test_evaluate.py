@@ -160,3 +160,36 @@ def test_numbers_depend_neither_on_batches_nor_on_devices(workdir, label, monkey
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-12, err_msg=name)
+
+
+def test_an_evaluator_of_images_and_texts_gets_their_space(monkeypatch):
+    """In place of `embed`, with the random baseline and without pixels."""
+
+    class Trained:
+        def __init__(self, scale):
+            self.scale = scale
+
+        def joint(self):
+            return self
+
+    class Module:
+        JOINT = True
+
+        @staticmethod
+        def run(cfg, data, joint):
+            return evaluate.Result({"scale": joint.scale})
+
+        @staticmethod
+        def difference(result, baseline):
+            return {"scale": (result.metrics["scale"] - baseline.metrics["scale"], 0.0, 1.0)}
+
+    monkeypatch.setattr(evaluate, "random_encoder", lambda trained: Trained(trained.scale / 4))
+    entry = config.Eval("made", Module, config.MeshShape())
+    _, numbers = evaluate.measure(evaluate.Evaluation("made", entry, None, {}), Trained(4.0))
+    assert numbers == {
+        "scale": 4.0,
+        "scale@random": 1.0,
+        "scale@random_diff": 3.0,
+        "scale@random_diff_low": 0.0,
+        "scale@random_diff_high": 1.0,
+    }

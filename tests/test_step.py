@@ -12,6 +12,7 @@ from facejax.config import MeshShape
 from facejax.contracts import Draw, TowerSpec
 from facejax.encoders import vit
 from facejax.forward import forward
+from facejax.plugins import load
 from facejax.step import jitted
 
 EVERYTHING = {
@@ -228,6 +229,25 @@ def test_rows_do_not_depend_on_the_batch_around_them():
         return next(iter(features.values())).tokens
 
     np.testing.assert_allclose(tokens(range(8))[4:], tokens([4, 5, 6, 7]), atol=1e-6)
+
+
+@pytest.mark.parametrize("scope", ["batch", "sample"])
+def test_constants_are_seen_once_and_trained_through(scope, monkeypatch):
+    """A pass over an objective's own arrays: accumulated as in one go, for one device or eight."""
+    monkeypatch.setattr(load("objective", "prompts", ""), "SCOPE", scope)
+    two = {"one": {"type": "prompts"}, "two": {"type": "prompts", "seed": 1}, "ratio": {}}
+    objective = {"one": {"type": "prompts"}} if scope == "sample" else two
+    whole, history = steps(resolve(objective), 2)
+    parts, part_history = steps(resolve(objective, micro_batch=2), 2)
+    assert_close(whole, parts, atol=1e-5, rtol=1e-5)
+    for a, b in zip(history, part_history):
+        assert_close(a, b, atol=1e-5, rtol=1e-5)
+    if scope == "batch":
+        many, _ = steps(resolve(objective), 2, devices=8)
+        assert_close(whole, many, atol=1e-5)
+        # Each objective sees its own, and no field of the batch.
+        assert abs(history[0]["loss/one"] - history[0]["loss/two"]) > 1e-3
+        assert program_of(resolve(objective)).fields() == ("identity", "image")
 
 
 @pytest.mark.slow

@@ -256,13 +256,13 @@ class Planner:
 
 def held_by(arguments: tuple) -> Held:
     """Bytes of the step's arguments on one device."""
-    before, batch, frozen = arguments
+    before, batch, *fixed = arguments
     return Held(
         parameters=_bytes(before.params),
         optimizer=_bytes(before.opt),
         averages=_bytes(before.ema),
         objectives=_bytes((before.stats, before.objective)),
-        frozen=_bytes(frozen),
+        frozen=_bytes(fixed),
         batch=_bytes(batch),
     )
 

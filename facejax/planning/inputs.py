@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 
 from facejax import mesh as mesh_lib
 from facejax import model, session, state
@@ -172,8 +173,11 @@ def placed(found: state.Program, frozen: Params, known: Facts, mesh: jax.shardin
         jax.tree.map(_at, state.shapes(found), state.placement(found, mesh)),
         {name: _at(shape, rows) for name, shape in shapes.items()},
         jax.tree.map(lambda shape: _at(shape, everywhere), frozen),
+        {name: _at(value, everywhere) for name, value in found.constants.items()},
     )
 
 
-def _at(shape: jax.ShapeDtypeStruct, where: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+def _at(
+    shape: jax.ShapeDtypeStruct | np.ndarray, where: jax.sharding.Sharding
+) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=where)

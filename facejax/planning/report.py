@@ -23,7 +23,7 @@ MEMORY = {
     "optimizer": "",
     "averages": "EMA copies",
     "objectives": "their state and statistics",
-    "frozen": "frozen encoders",
+    "frozen": "frozen encoders and constants",
     "batch": "",
     "padding": "of the arrays above",
     "temporaries": "activations, gradients, gathered weights",
