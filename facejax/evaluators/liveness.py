@@ -10,9 +10,10 @@ People of a dev part fix the threshold, where its FAR and FRR are nearest (EER),
 of other people, is judged by it: `hter`; by ISO/IEC 30107-3 `apcer` (the largest of
 `apcer/<attack>`), `bpcer`, `acer`. Without a threshold: `auc`, `eer`, `tpr@fpr=F` (exact
 under ties; `attacks@fpr=F` where fewer than ten attacks decide it, left out below one).
-`acer_argmax` with `apcer_argmax` and `bpcer_argmax` take the decision by the arg-max text instead, `accuracy` is the
-share of right classes. `hter_optimistic` takes the threshold from the test part itself, as tables
-of cross-domain liveness do. `threshold` is a probability. `n` and `failed` test pictures.
+`acer_argmax` with `apcer_argmax` and `bpcer_argmax` take the decision by the arg-max text instead,
+`accuracy` is the share of right classes. `hter_optimistic` takes the threshold from the test part
+itself, as tables of cross-domain liveness do. `threshold` is a probability. `n` and `failed` test
+pictures.
 
 `<metric>@histogram` is what colours tell: a logistic regression on 16 levels of each channel, which
 is fitted on half of the dev people and has its strength and threshold from the others;
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from scipy.special import expit, logsumexp
+from scipy.special import expit
 
 from facejax.errors import UserError
 from facejax.evaluators import Joint, Result, _bootstrap, _metrics, _options, _pad, _probe
@@ -298,8 +299,8 @@ def _judged(joint: Joint, x: np.ndarray, texts: np.ndarray, owner: np.ndarray) -
     """Log odds of live f64[n] and classes i64[n] of embeddings f64[n, D]."""
     logits = float(joint.scale) * (x @ texts.T)
     live = owner == 0
-    odds = logsumexp(logits[:, live], axis=1) - logsumexp(logits[:, ~live], axis=1)
-    return odds, owner[np.argmax(logits, axis=1)]
+    mass = [np.logaddexp.reduce(logits[:, which], axis=1) for which in (live, ~live)]
+    return mass[0] - mass[1], owner[np.argmax(logits, axis=1)]
 
 
 def _by_colour(x: np.ndarray, kind: np.ndarray, fit: np.ndarray, choose: np.ndarray) -> tuple:
