@@ -62,7 +62,7 @@ class Config:
     Attributes:
         path: folder or zip of the pictures.
         labels: beside `path`, its label files; see `facejax/data/labels.py`.
-        identity: beside `path`, who is on a picture: "parent" or the name of a column.
+        identity: beside `path`, who is on a picture: "parent", "none" or a column.
         source: the pictures instead of `path`, like an entry of `config.data.sources`.
         dev_source: pictures of the dev part; None deals the people of the pictures to both parts.
         dev: share of the people that the dev part gets without `dev_source`.
@@ -152,14 +152,10 @@ def prepare(cfg: Config, size: int) -> Data:
         raise UserError("prompts", what, "give every class one text or more")
     classes = (cfg.live, *(name for name in cfg.prompts if name != cfg.live))
     files = (cfg.labels,) if isinstance(cfg.labels, str) else cfg.labels
-    who = {} if cfg.identity == "parent" else {"identity_column": cfg.identity}
-    folder = {
-        "labels": files,
-        "classes": (cfg.column,),
-        "missing": "unknown",
-        "identity": "column" if who else "parent",
-        **who,
-    }
+    who = {"identity": cfg.identity}
+    if cfg.identity not in ("parent", "none"):
+        who = {"identity": "column", "identity_column": cfg.identity}
+    folder = {"labels": files, "classes": (cfg.column,), "missing": "unknown", **who}
     part = _labelled(cfg, classes, open_pictures(cfg.path, cfg.source, cfg.crop, **folder))
     if cfg.dev_source is None:
         in_dev = split_people(part.people.tolist(), (cfg.dev, 1 - cfg.dev)) == 0
