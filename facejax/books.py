@@ -44,6 +44,7 @@ class Books:
         self._late: tuple[int, Mapping[str, Any], list[Id]] | None = None
         self._collected: list[dict[str, Any]] = []
         self._bad: list[Rejection] = []
+        self._texts = np.zeros(2, np.int64)  # without one, cut
 
     def enter(self, step: int, metrics: Mapping[str, Any], host: HostBatch) -> None:
         """Takes a step that was dispatched, and fetches the one before it.
@@ -52,6 +53,8 @@ class Books:
             TrainingFailed: too many broken records, or too many steps that are not finite.
         """
         self._bad += host.bad
+        if "has_text" in host.arrays:
+            self._texts += np.array([np.sum(~host.arrays["has_text"]), host.cut])
         if jax.process_count() == 1:
             self._reject(host.step)
         if self._session.run.log_batch_ids:
@@ -72,6 +75,9 @@ class Books:
         }
         scalars |= {"lr": float(last["lr"]), "skipped_steps": int(last["skipped"])}
         scalars |= {"bad_records": self._rejected.count, **self.timer.read()}
+        if self._session.texts is not None:
+            without, cut = np.sum(processes.gather(self._texts.tolist()), axis=0)
+            scalars |= {"texts_missing": int(without), "texts_cut": int(cut)}
         self._writer.scalars(step, scalars)
         for name, value in last.items():
             if isinstance(value, Histogram):

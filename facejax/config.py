@@ -84,6 +84,22 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
+class Text:
+    """How captions become token ids.
+
+    Attributes:
+        tokenizer: a `tokenizer.json`, a folder with one or with CLIP's `vocab.json` and
+            `merges.txt`, or a SentencePiece `.model`; the run keeps a copy.
+        length: tokens of a text, start and end included; longer ones are cut.
+        digest: of the tokenizer; filled in, and held against the file if given.
+    """
+
+    tokenizer: str
+    length: int = 77
+    digest: str | None = None
+
+
+@dataclass(frozen=True)
 class Data:
     """The input.
 
@@ -97,6 +113,7 @@ class Data:
             frames of a clip; it divides the batch. Records past the last whole group are left out.
         blocklist: text file of records that are drawn no more, a line `LABEL,INDEX` or a name each;
             it may change when a run is resumed, and other rows stay as they were.
+        text: captions as the batch field `text`, or None.
         workers: threads that read and decode.
         cache: "none", or "decoded" to keep decoded images in host memory.
     """
@@ -108,6 +125,7 @@ class Data:
     sampler: Literal["shuffle", "sequential"] | Sampler = "shuffle"
     group: int = 1
     blocklist: str | None = None
+    text: Text | None = None
     workers: int = 2
     cache: Literal["none", "decoded"] = "none"
 
@@ -294,6 +312,8 @@ def _tower(run: Run, entry: Mapping[str, Any], where: str) -> Plugin:
     name, adapters = str(entry.pop("name")), entry.pop("lora", None)
     plugin = Plugin(**_load("encoder", name, entry, where, f"{where}.name"))
     plugin = _inherit(plugin, entry, dtype=run.dtype, remat=run.remat, size=run.data.size)
+    if run.data.text is not None:
+        plugin = _inherit(plugin, entry, length=run.data.text.length)
     if adapters is None:
         return plugin
     options = build(Lora, _section(adapters, f"{where}.lora"), f"{where}.lora")
@@ -353,6 +373,9 @@ def _check(run: Run) -> None:
         run.data.sampler.check(run.global_batch, "config.data.sampler")
         if run.data.group > 1:
             raise UserError("config.data.group", "the sampler makes the groups", "leave it out")
+    if run.data.text is not None and run.data.text.length < 2:
+        what = f"{run.data.text.length} tokens of a text"
+        raise UserError("config.data.text.length", what, "give at least 2")
     if (run.optimizer.lr is None) == (run.optimizer.base_lr is None):
         raise UserError(
             "config.optimizer.lr", "exactly one of lr and base_lr is wanted", "set one of them"

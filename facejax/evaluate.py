@@ -26,6 +26,7 @@ from facejax.contracts import Draw, TowerSpec
 from facejax.errors import UserError
 from facejax.evaluators import Result, Space
 from facejax.evaluators._baselines import pixels
+from facejax.joint import at_random
 from facejax.metrics import Writer, is_detail, save_eval
 from facejax.typed import keys_of
 
@@ -72,11 +73,15 @@ def prepare(evals: Mapping[str, config.Eval], size: int) -> list[Evaluation]:
 
 
 def random_encoder(trained: model.Model) -> model.Model:
-    """The same encoder at random initialisation (of a seed no run uses for its own)."""
+    """The same encoder at random initialisation, its text tower and projections too.
+
+    Of a seed that no run uses for its own.
+    """
     key = Draw(jax.random.key(0), np.zeros(0, np.int32)).fold("random baseline").key
     init = jax.jit(lambda k: trained.module.init(trained.encoder_config, k, TowerSpec()))
     params, stats = jax.device_get(init(key))  # as NumPy they fit any mesh
-    return dataclasses.replace(trained, params=params, stats=stats)
+    space = trained.space and at_random(trained.space, random_encoder)
+    return dataclasses.replace(trained, params=params, stats=stats, space=space)
 
 
 def measure(evaluation: Evaluation, trained: model.Model) -> tuple[Result, dict[str, float]]:

@@ -43,10 +43,16 @@ def layer_norm(x: jax.Array, name: str, eps: float = NORM_EPS, affine: bool = Tr
     return norm(x)
 
 
-Activation = Literal["gelu", "relu", "relu6"]
-"""Exact (erf) GELU, ReLU, ReLU cut at 6."""
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "relu6"]
+"""Exact (erf) GELU, its tanh form, x sigmoid(1.702 x) as in CLIP, ReLU, ReLU cut at 6."""
 
-ACTIVATIONS = {"gelu": partial(nn.gelu, approximate=False), "relu": nn.relu, "relu6": nn.relu6}
+ACTIVATIONS = {
+    "gelu": partial(nn.gelu, approximate=False),
+    "gelu_tanh": partial(nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+    "relu": nn.relu,
+    "relu6": nn.relu6,
+}
 
 
 class Mlp(nn.Module):
@@ -73,7 +79,11 @@ Implementation = Literal["xla", "float32", "cudnn"]
 
 
 def attend(
-    q: jax.Array, k: jax.Array, v: jax.Array, implementation: Implementation = "xla"
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    implementation: Implementation = "xla",
+    allowed: jax.Array | None = None,
 ) -> jax.Array:
     """Scaled dot-product attention.
 
@@ -84,12 +94,13 @@ def attend(
         implementation: "cudnn" is the fused kernel of `jax.nn.dot_product_attention`; it needs a
             GPU and bfloat16. `jax.nn` has an "xla" too, but its softmax cuts float64 to float32.
             "float32" is "xla" with both products in float32 or wider, too.
+        allowed: bool[B or 1, 1, M or 1, N], which keys a query may see (one at least); None: all.
 
     Returns:
         [B, M, heads, C].
     """
     if implementation == "cudnn":
-        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+        return jax.nn.dot_product_attention(q, k, v, mask=allowed, implementation="cudnn")
     wide = jnp.promote_types(q.dtype, jnp.float32)
     if implementation == "float32":
         q, k, v = (x.astype(wide) for x in (q, k, v))
@@ -98,6 +109,8 @@ def attend(
     scores = jnp.einsum(
         "bqhc,bkhc->bhqk", q, k, precision=bf16, preferred_element_type=wide
     ) / math.sqrt(q.shape[-1])
+    if allowed is not None:
+        scores = jnp.where(allowed, scores, -jnp.inf)
     return jnp.einsum("bhqk,bkhc->bqhc", jax.nn.softmax(scores).astype(v.dtype), v)
 
 
@@ -117,11 +130,32 @@ class Attention(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, allowed: jax.Array | None = None) -> jax.Array:
         B, N, D = x.shape
         qkv = dense(3 * D, use_bias=self.qkv_bias, dtype=self.dtype, name="qkv")(x)
         qkv = qkv.reshape(B, N, 3, self.heads, D // self.heads)
-        out = attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], self.implementation)
+        out = attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], self.implementation, allowed)
+        return dense(D, dtype=self.dtype, name="proj")(out.reshape(B, N, D))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of tokens to others: [B, N, D], [B, M, C] -> [B, N, D].
+
+    Attributes:
+        heads: number of heads; divides D.
+        dtype: compute dtype.
+    """
+
+    heads: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
+        B, N, D = x.shape
+        q = dense(D, dtype=self.dtype, name="q")(x).reshape(B, N, self.heads, -1)
+        kv = dense(2 * D, dtype=self.dtype, name="kv")(context)
+        kv = kv.reshape(B, -1, 2, self.heads, D // self.heads)
+        out = attend(q, kv[:, :, 0], kv[:, :, 1])
         return dense(D, dtype=self.dtype, name="proj")(out.reshape(B, N, D))
 
 
@@ -129,6 +163,8 @@ class Block(nn.Module):
     """A pre-norm transformer block: [B, N, D] -> [B, N, D].
 
         x = x + ls1 * attn(norm1(x));  x = x + ls2 * mlp(norm2(x))
+
+    Between the two, where there is a context, x = x + cross(norm_cross(x), context).
 
     Attributes:
         width: D.
@@ -154,17 +190,28 @@ class Block(nn.Module):
     eps: float = NORM_EPS
 
     @nn.compact
-    def __call__(self, x: jax.Array, branch_scale: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        branch_scale: jax.Array | None = None,
+        allowed: jax.Array | None = None,
+        context: jax.Array | None = None,
+    ) -> jax.Array:
         """Runs the block.
 
         Args:
             x: [B, N, D].
             branch_scale: f32[B, 2], factors of the attention and of the MLP branch per row
                 (stochastic depth: 0 or 1 / keep probability), or None for 1.
+            allowed: see `attend`.
+            context: [B, M, C], what cross-attention reads; None: there is none.
         """
         x = x.astype(self.dtype or x.dtype)
         attn = Attention(self.heads, self.qkv_bias, self.attention, self.dtype, name="attn")
-        x = self._add(x, attn(layer_norm(x, "norm1", self.eps)), "ls1", branch_scale, 0)
+        x = self._add(x, attn(layer_norm(x, "norm1", self.eps), allowed), "ls1", branch_scale, 0)
+        if context is not None:
+            cross = CrossAttention(self.heads, self.dtype, name="cross")
+            x = x + cross(layer_norm(x, "norm_cross", self.eps), context).astype(x.dtype)
         mlp = Mlp(int(self.width * self.mlp_ratio), self.dtype, self.activation, name="mlp")
         return self._add(x, mlp(layer_norm(x, "norm2", self.eps)), "ls2", branch_scale, 1)
 

@@ -12,9 +12,10 @@ import jax
 import numpy as np
 from PIL import Image
 
-from facejax import augment, checkpoint, config, export, mesh, plugins
+from facejax import augment, checkpoint, config, export, mesh, plugins, tokenizer
 from facejax.contracts import Aug, Draw, Params, View
 from facejax.errors import UserError
+from facejax.joint import Joint, Space, space_of
 from facejax.metrics import read_jsonl
 
 
@@ -33,6 +34,7 @@ class Model:
         batch: rows per call of the devices.
         devices: the mesh that embeds; None takes all devices of this process. On a mesh over many
             processes, all must embed the same images at the same time.
+        space: what joins texts to its images, or None.
     """
 
     encoder_name: str
@@ -45,6 +47,7 @@ class Model:
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     batch: int = 256
     devices: jax.sharding.Mesh | None = None
+    space: Space | None = None
 
     def embed(self, images: np.ndarray | Sequence[Any]) -> np.ndarray:
         """Embeds images of any number, on all devices.
@@ -66,18 +69,45 @@ class Model:
             return np.zeros((0, self.module.tower(self.encoder_config).embed), np.float32)
         if images.dtype != np.uint8:
             raise UserError("images", f"{images.dtype} pixels", "give uint8 in 0..255")
+        static = _Static(self.module, self.encoder_config, self._aug())
+        return self.in_batches(_embed, static, (self.params, self.stats), images)
+
+    def joint(self) -> Joint:
+        """The space in which its images and texts meet.
+
+        Raises:
+            UserError: it was trained without texts.
+        """
+        if self.space is None:
+            raise UserError("joint", "the model knows no texts", "load one trained with texts")
+        return Joint(self, self.space)
+
+    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
+        """Embeds texts of any number beside `joint().image(...)`.
+
+        Returns:
+            f32[n, D], unit rows.
+        """
+        return self.joint().text(texts)
+
+    def in_batches(self, function, static, weights, rows: np.ndarray) -> np.ndarray:
+        """`function(static, weights, part)` over parts of `rows`, padded, on all devices.
+
+        Args:
+            static: hashable; one compilation each.
+        """
         devices = self.devices or _mesh()
         sharding = mesh.batch_sharding(devices)
-        rows = min(self.batch, -(-len(images) // devices.size) * devices.size)
-        rows = -(-rows // devices.size) * devices.size
+        size = min(self.batch, -(-max(len(rows), 1) // devices.size) * devices.size)
+        size = -(-size // devices.size) * devices.size
         out = []
-        for start in range(0, len(images), rows):
-            part = images[start : start + rows]
-            padded = np.concatenate([part, np.zeros((rows - len(part), *part.shape[1:]), np.uint8)])
-            placed = jax.make_array_from_callback(padded.shape, sharding, padded.__getitem__)
-            found = _embedder(devices)(
-                self.module, self.encoder_config, self._aug(), self.params, self.stats, placed
+        for start in range(0, max(len(rows), 1), size):
+            part = rows[start : start + size]
+            padded = np.concatenate(
+                [part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)]
             )
+            placed = jax.make_array_from_callback(padded.shape, sharding, padded.__getitem__)
+            found = _compiled(function, devices)(static, weights, placed)
             out.append(np.asarray(found)[: len(part)])
         return np.concatenate(out)
 
@@ -92,16 +122,23 @@ def _mesh() -> jax.sharding.Mesh:
 
 
 @functools.cache
-def _embedder(devices: jax.sharding.Mesh):
-    """`_embed` on a mesh; every process gets all rows."""
-    return jax.jit(_embed, static_argnums=(0, 1, 2), out_shardings=mesh.replicated(devices))
+def _compiled(function, devices: jax.sharding.Mesh):
+    """`function` on a mesh; every process gets all rows."""
+    return jax.jit(function, static_argnums=0, out_shardings=mesh.replicated(devices))
 
 
-def _embed(module, encoder_config, aug: Aug, params, stats, images) -> jax.Array:
+@dataclasses.dataclass(frozen=True)
+class _Static:
+    module: ModuleType
+    config: Any
+    aug: Aug
+
+
+def _embed(encoder: _Static, weights: tuple[Params, Params], images: jax.Array) -> jax.Array:
     draw = Draw(jax.random.key(0), jax.numpy.arange(images.shape[0]))
-    view = augment.views(View(aug=aug), {"image": images}, draw)
-    features, _ = module.apply(
-        encoder_config, params, stats, view, train=False, outputs=("pooled",)
+    view = augment.views(View(aug=encoder.aug), {"image": images}, draw)
+    features, _ = encoder.module.apply(
+        encoder.config, *weights, view, train=False, outputs=("pooled",)
     )
     return features.pooled.astype("float32")
 
@@ -145,9 +182,14 @@ def of_state(
     stats: Params,
     tower: str = "encoder",
     devices: jax.sharding.Mesh | None = None,
+    read: tokenizer.Tokenizer | None = None,
     **meta,
 ) -> Model:
-    """The model inside a running training, whose arrays lie on the mesh `devices`."""
+    """The model inside a running training, whose arrays lie on the mesh `devices`.
+
+    Args:
+        read: the run's tokenizer, where it has one.
+    """
     plugin = run.towers[tower]
     return Model(
         encoder_name=plugin.name,
@@ -159,6 +201,7 @@ def of_state(
         config=config.to_dict(run),
         meta=meta,
         devices=devices,
+        space=space_of(run, params, stats, read, load),
     )
 
 
@@ -190,7 +233,23 @@ def load_run(workdir: Path, step: int | None = None) -> Model:
         "versions": stored.get("versions", {}),
         "metrics": last_metrics(workdir, step),
     }
-    return of_state(run, items["params"], items["stats"], **meta)
+    read = run_tokenizer(run, workdir)
+    return of_state(run, items["params"], items["stats"], read=read, **meta)
+
+
+def run_tokenizer(run: config.Run, folder: Path) -> tokenizer.Tokenizer | None:
+    """The tokenizer beside a run or an export, None for one without texts.
+
+    Raises:
+        UserError: it isn't there, or another one than the weights were trained with.
+    """
+    if run.data.text is None:
+        return None
+    path = Path(folder) / tokenizer.FILE
+    read = tokenizer.load(path)
+    if read.digest != run.data.text.digest:
+        raise UserError(str(path), "not the tokenizer of this checkpoint", "restore the file")
+    return read
 
 
 def _describe(source: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import functools
 import importlib.metadata
 import json
 import os
@@ -14,12 +15,13 @@ from typing import Any
 import jax
 
 import facejax
-from facejax import checkpoint, config, evaluate, mesh, model, starting, state
+from facejax import checkpoint, config, evaluate, mesh, model, starting, state, tokenizer
 from facejax.config import Run
 from facejax.contracts import Params, Spec
 from facejax.data.blocklist import read_blocklist
 from facejax.data.mixture import Mixture, open_sources
 from facejax.data.order import NONE, Order, make_order
+from facejax.data.texts import TEXT, Texts, read_for
 from facejax.errors import UserError
 
 # Keys that may change when a run is resumed or extended; the others would make it another run.
@@ -46,6 +48,7 @@ class Session:
     constants: Mapping[str, jax.Array]
     mesh: jax.sharding.Mesh
     checkpoints: checkpoint.Checkpoints
+    texts: Texts | None = None
 
     @property
     def primary(self) -> bool:
@@ -61,15 +64,18 @@ def prepare(run: Run, workdir: Path) -> Session:
     """
     mixture = open_sources(run.data.sources)
     run = with_steps(run, len(mixture))
+    run, texts = _with_tokenizer(run, workdir)
     _check_resumable(run, workdir)
     evaluations = evaluate.prepare(run.evals, run.data.size)
     devices = mesh.make(run.mesh)
     config.check_devices(run, devices.size)
-    spec = spec_of(run, mixture.classes, mixture.attributes)
+    spec = spec_of(run, mixture.classes, mixture.attributes, texts)
     loaded = {path: model.load(path) for path in state.frozen_paths(run, spec)}
     encoders = {path: (m.module, m.encoder_config) for path, m in loaded.items()}
     program = state.plan(run, spec, encoders)
-    mixture.select(program.fields())  # a field that no source gives is found here
+    if TEXT in program.fields() and texts is None:
+        raise UserError("config.data.text", "an objective reads texts", "set its tokenizer")
+    mixture.select(read_for(program.fields()))  # a field that no source gives is found here
     state.placement(program, devices)  # a rule that does not fit is found here
     blocked = read_blocklist(run.data.blocklist, mixture) if run.data.blocklist else NONE
     return Session(
@@ -85,7 +91,38 @@ def prepare(run: Run, workdir: Path) -> Session:
         constants=jax.device_put(dict(program.constants), mesh.replicated(devices)),
         mesh=devices,
         checkpoints=checkpoint.Checkpoints(workdir, run.checkpoint.keep),
+        texts=texts,
     )
+
+
+def _with_tokenizer(run: Run, workdir: Path) -> tuple[Run, Texts | None]:
+    """The run with its tokenizer's digest, and what tokenizes; the run's own copy goes first."""
+    if run.data.text is None:
+        return run, None
+    text, own = run.data.text, workdir / tokenizer.FILE
+    resumed = own.exists() and not Path(text.tokenizer).exists()
+    read = tokenizer.load(own if resumed else text.tokenizer)
+    if text.digest not in (None, read.digest):
+        what = f"{_short(text.digest)}, but {text.tokenizer} has {_short(read.digest)}"
+        raise UserError("config.data.text.digest", what, "give the tokenizer of the checkpoint")
+    room = None
+    if "encoder_text" in run.towers:
+        room = getattr(run.towers["encoder_text"].config, "vocab", None)
+    if room is not None and read.vocab > room:
+        what = f"{room} tokens, but {text.tokenizer} has {read.vocab}"
+        raise UserError("config.encoder_text.vocab", what, f"give {read.vocab} or more")
+    data = dataclasses.replace(run.data, text=dataclasses.replace(text, digest=read.digest))
+    towers = {key: _with_ids(tower, read) for key, tower in run.towers.items()}
+    run = dataclasses.replace(run, data=data, towers=towers)
+    return run, Texts(read, text.length, run.seed)
+
+
+def _with_ids(tower: config.Plugin, read: tokenizer.Tokenizer) -> config.Plugin:
+    """The tower with the ids that its config leaves to the tokenizer."""
+    names = {f.name for f in dataclasses.fields(tower.config)}
+    ids = {"end": read.end, "pad": read.pad}
+    ids = {k: v for k, v in ids.items() if k in names and getattr(tower.config, k) is None}
+    return dataclasses.replace(tower, config=dataclasses.replace(tower.config, **ids))
 
 
 def with_steps(run: Run, records: int) -> Run:
@@ -96,8 +133,16 @@ def with_steps(run: Run, records: int) -> Run:
     return dataclasses.replace(run, steps=steps, epochs=None)
 
 
-def spec_of(run: Run, classes: Mapping[str, int], attributes: tuple[str, ...]) -> Spec:
+def spec_of(
+    run: Run,
+    classes: Mapping[str, int],
+    attributes: tuple[str, ...],
+    texts: Texts | None = None,
+) -> Spec:
     """The run's facts for objectives; `run.steps` is set."""
+    tokenize = None
+    if texts is not None:
+        tokenize = functools.partial(texts.tokenizer.encode, length=texts.length)
     return Spec(
         steps=run.steps,
         global_batch=run.global_batch,
@@ -107,6 +152,7 @@ def spec_of(run: Run, classes: Mapping[str, int], attributes: tuple[str, ...]) -
         attributes=attributes,
         artifacts=run.artifacts,
         aug={"mean": run.data.mean, "std": run.data.std},
+        tokenize=tokenize,
     )
 
 
@@ -115,6 +161,7 @@ def _check_resumable(run: Run, workdir: Path) -> None:
         return
     old, new = model.read_config(workdir)["config"], json.loads(json.dumps(config.to_dict(run)))
     for stored in (old, new):
+        (stored["data"].get("text") or {}).pop("tokenizer", None)  # its digest says which it is
         stored |= {key: _what(stored[key]) for key in config.TOWERS if key in stored}
         stored["objective"] = {label: _what(own) for label, own in stored["objective"].items()}
     for key in sorted({*old, *new} - MAY_CHANGE - {"data"}):
@@ -152,7 +199,9 @@ def _short(value: Any) -> str:
 
 
 def write_config(session: Session) -> None:
-    """Writes config.json: the resolved config, versions, commit and devices."""
+    """Writes config.json: the resolved config, versions, commit and devices; and the tokenizer."""
+    if session.texts is not None:
+        session.texts.tokenizer.save(session.workdir / tokenizer.FILE)
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     versions = {name: importlib.metadata.version(name) for name in names}
     first = jax.devices()[0]

@@ -164,6 +164,7 @@ def read_batches(session: Session, start: int, reading: Reading) -> Iterator[pip
         workers=run.data.workers,
         cache=run.data.cache,
         reading=reading,
+        texts=session.texts,
     )
 
 
@@ -184,7 +185,12 @@ def due_evaluations(session: Session, step: int) -> list[evaluate.Evaluation]:
 def evaluate_state(session, writer, current, step, evaluations) -> dict[str, float]:
     """Evaluates the encoder of a state."""
     trained = model.of_state(
-        session.run, current.params, current.stats, devices=session.mesh, step=step
+        session.run,
+        current.params,
+        current.stats,
+        devices=session.mesh,
+        read=session.texts and session.texts.tokenizer,
+        step=step,
     )
     return evaluate.evaluate(evaluations, trained, step, writer, session.workdir)
 

@@ -313,7 +313,13 @@ def rewritten(case: Case, given: Inputs, rewrite: Callable[[Pairs], Pairs]) -> L
     return case.module.loss(case.config, *arguments, ctx)
 
 
-BROAD = dataclasses.replace(SPEC, towers={"encoder": Tower(512, 512, 4, 1, size=16, depth=2)})
+BROAD = dataclasses.replace(
+    SPEC,
+    towers={
+        "encoder": Tower(512, 512, 4, 1, size=16, depth=2),
+        "encoder_text": Tower(512, 512, 0, 0, size=0, depth=2),
+    },
+)
 """Features so wide that products of matrices are nearly all of a loss's work."""
 
 

@@ -16,6 +16,7 @@ from facejax.losses import Given, features_of, losses_of, total
 from facejax.step import jitted, train_step
 
 SIZE, CLASSES = 16, 12
+TEXT = {"name": "text", "width": 8, "depth": 1, "heads": 2, "vocab": 32, "length": 6, "end": 1}
 
 
 def resolve(objective: Mapping[str, Any], **keys: Any) -> Run:
@@ -64,6 +65,9 @@ def batch_of(run: Run, seed: int = 0) -> dict[str, np.ndarray]:
         "feature": rng.normal(size=(B, 8)).astype(np.float32),
         "has_feature": np.ones(B, bool),
         "regions": rng.integers(0, 11, (B, S, S), dtype=np.uint8),
+        # The last row has no text.
+        "text": rng.integers(2, 32, (B, 6)).astype(np.int32),
+        "has_text": np.arange(B) < B - 1,
     }
 
 

@@ -154,8 +154,14 @@ class Encoder:
 
     @property
     def images(self) -> jax.Array:
+        """What it reads: images, or texts where its tower has no pixels."""
         size = self.tower.size
+        if not size:
+            return made_up.batch()["text"]
         return jax.random.normal(jax.random.key(5), (B, size, size, 3))
+
+    def given(self, images) -> dict[str, jax.Array]:
+        return {"image" if self.tower.size else "text": images}
 
     def drawn(self, kind: str, images: jax.Array) -> Drawn | None:
         sampler = MASKS[kind]
@@ -168,7 +174,7 @@ class Encoder:
             config or self.config,
             self.params if params is None else params,
             self.stats,
-            {"image": images},
+            self.given(images),
             mask=mask,
             **{"outputs": OUTPUTS, **keys},
         )
@@ -227,7 +233,7 @@ def test_encoder_returns_what_its_tower_says(encoder, run, kind):
     assert len(found.layers) == tower.depth
     assert {x.shape for x in found.layers} == {(B, tower.prefix + n, tower.width)}
     assert finite((found.pooled, found.tokens))
-    run(images + 1, drawn)
+    run(images[::-1], drawn)
     assert run._cache_size() <= len({"none", "drop", "replace"})
 
 
@@ -257,7 +263,7 @@ def test_encoder_treats_rows_alone_and_alike(encoder, run):
     order = np.array([3, 0, 7, 6, 5, 4, 2, 1])
     moved = run(images[order], None)
     np.testing.assert_allclose(moved.pooled, found.pooled[order], atol=1e-5)
-    changed = run(images.at[1:].set(0.0), None)
+    changed = run(images.at[1:].set(0), None)
     np.testing.assert_allclose(changed.pooled[0], found.pooled[0], atol=1e-5)
     assert np.abs(changed.pooled[1] - found.pooled[1]).max() > 1e-3
 
@@ -285,7 +291,7 @@ def test_encoder_has_stochastic_depth_only_where_it_is_trained_with_a_draw(encod
 def test_encoder_moves_its_statistics_in_training_alone(encoder):
     if not encoder.stats:
         pytest.skip("no statistics")
-    module, given = encoder.module, {"image": encoder.images}
+    module, given = encoder.module, encoder.given(encoder.images)
 
     @functools.partial(jax.jit, static_argnames="train")
     def stats(train):
@@ -304,7 +310,7 @@ def test_encoder_moves_its_statistics_in_training_alone(encoder):
 
 def test_encoder_is_pure(encoder):
     images = encoder.images
-    given = {"image": images}
+    given = encoder.given(images)
 
     def call():
         return encoder.module.apply(
@@ -339,7 +345,8 @@ def test_encoder_flops_grow_with_what_is_computed(encoder):
     if encoder.tower.patch:
         count = int(np.prod(encoder.tower.grid()))
         assert flops(keep=count // 2) < flops(keep=count) == flops()
-    assert 0 < flops() < flops(2 * encoder.tower.size)
+    assert flops() > 0
+    assert not encoder.tower.size or flops() < flops(2 * encoder.tower.size)
 
 
 # ------------------------------------------------------------------------------------ sources

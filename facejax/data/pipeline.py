@@ -24,6 +24,7 @@ from facejax.data.order import Order
 from facejax.data.reading import Reading
 from facejax.data.records import BadRecord, Record, Source
 from facejax.data.rejected import Rejection
+from facejax.data.texts import TEXT, Texts, read_for
 from facejax.errors import TrainingFailed
 
 Id = tuple[int, int]
@@ -41,12 +42,14 @@ class HostBatch(NamedTuple):
         arrays: see `fields.collate`.
         ids: (source label, index) of each row, after replacements.
         bad: broken records met, also those met before.
+        cut: texts that were longer than the run's `data.text.length`.
     """
 
     step: int
     arrays: dict[str, np.ndarray]
     ids: list[tuple[str, int]]
     bad: list[Rejection]
+    cut: int = 0
 
 
 class Rows(NamedTuple):
@@ -76,6 +79,7 @@ def batches(
     workers: int = 2,
     cache: Literal["none", "decoded"] = "none",
     reading: Reading | None = None,
+    texts: Texts | None = None,
 ) -> Iterator[HostBatch]:
     """Reads and decodes global batches start, start + 1, ..., steps - 1, ahead of their use.
 
@@ -88,13 +92,16 @@ def batches(
         workers: threads, each loading a batch at a time; 0 loads when asked.
         cache: "decoded" keeps every decoded record in memory from its first use on.
         reading: notes what is being read.
+        texts: makes the field `text`, where it is wanted, of captions.
 
     Raises:
         UserError: at once, for a field that the mixture does not give.
         TrainingFailed: from the iterator, if a source has no good record in 1000.
     """
     kept = {} if cache == "decoded" else None
-    loader = _Loader(mixture, order, size, mixture.select(fields), kept, reading or Reading())
+    wanted = mixture.select(read_for(fields))
+    tokenize = texts if TEXT in fields else None
+    loader = _Loader(mixture, order, size, wanted, kept, reading or Reading(), tokenize)
 
     def load(step: int) -> HostBatch:
         return loader.load(step, [step * global_batch + int(row) for row in rows])
@@ -167,6 +174,7 @@ class _Loader:
     fields: dict
     cache: dict[Id, Record] | None
     reading: Reading
+    texts: Texts | None = None
     broken: dict[Id, BadRecord] = field(default_factory=dict)
 
     def load(self, step: int, positions: list[int]) -> HostBatch:
@@ -187,7 +195,8 @@ class _Loader:
                 records[row] = self._decoded([ids[row]])[0]
         arrays = collate(records, self.fields, self.size)
         labels = self.mixture.labels
-        return HostBatch(step, arrays, [(labels[s], i) for s, i in ids], list(bad.values()))
+        cut = self.texts.put(arrays, positions) if self.texts else 0
+        return HostBatch(step, arrays, [(labels[s], i) for s, i in ids], list(bad.values()), cut)
 
     def _rejection(self, at: Id, record: BadRecord) -> Rejection:
         source, number = at

@@ -81,11 +81,14 @@ def run_blocks(
     want_layers: bool,
     remat: Remat,
     scan: bool,
+    allowed: jax.Array | None = None,
+    context: jax.Array | None = None,
 ) -> tuple[jax.Array, tuple[jax.Array, ...] | None]:
     """Runs `blocks_00`, `blocks_01`, ... of `params`.
 
     Args:
         scales: as `branch_scales` makes them, or None.
+        allowed, context: as a `Block` takes them.
 
     Returns:
         The residual stream after the last block and, if wanted, after each block.
@@ -93,7 +96,7 @@ def run_blocks(
 
     def step(x, xs):
         block_params, scale = xs
-        x = block.apply({"params": block_params}, x, scale)
+        x = block.apply({"params": block_params}, x, scale, allowed, context)
         return x, x if want_layers else None
 
     if remat != "none":

@@ -14,6 +14,9 @@ import jax.numpy as jnp
 
 from facejax.ops.ring import sweep
 
+ABSENT = -(2**31)
+"""The owner of a row or a column that meets nobody."""
+
 PRECISION = jax.lax.Precision.HIGHEST  # tensor cores would round the products to 10 bits or fewer
 
 
@@ -45,6 +48,8 @@ def log_totals(
 ) -> Totals:
     """Sums over the logits of rows and columns that meet, which are those of different owners.
 
+    What is owned by `ABSENT` meets nobody.
+
     With groups it is what SupCon needs: rows that own themselves, and classes for groups.
 
     Args:
@@ -67,7 +72,7 @@ def log_totals(
 def softplus_sums(
     q: jax.Array, k: jax.Array, owner: jax.Array, k_owner: jax.Array, bias: jax.Array
 ) -> jax.Array:
-    """The sum over all columns of other owners of softplus(<q, k> + bias).
+    """The sum over all columns of other owners of softplus(<q, k> + bias); 0 of what is `ABSENT`.
 
     Args:
         q: [A, D].
@@ -94,7 +99,8 @@ def _same(of: str, rows, columns) -> jax.Array:
 
 
 def _meet(rows, columns, exist: jax.Array) -> jax.Array:
-    return ~_same("owner", rows, columns) & exist[None]
+    there = [side["owner"] != ABSENT for side in (rows, columns)]
+    return ~_same("owner", rows, columns) & there[0][:, None] & (there[1] & exist)[None]
 
 
 def _pull(weigh, rows, columns) -> tuple[jax.Array, jax.Array]:

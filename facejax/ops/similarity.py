@@ -156,7 +156,9 @@ def sup_con(z: jax.Array, owner: jax.Array, tau: float) -> jax.Array:
     return jnp.where(found.count > 0, found.rows - mean, 0.0)
 
 
-def clip_softmax(x: jax.Array, y: jax.Array, scale: jax.Array | float) -> jax.Array:
+def clip_softmax(
+    x: jax.Array, y: jax.Array, scale: jax.Array | float, there: jax.Array | None = None
+) -> jax.Array:
     """CLIP's loss of each pair (Radford et al. 2021, arXiv:2103.00020, figure 3).
 
     With s_ij = scale <x_i, y_j>, half the cross-entropy of row i and half that of column i:
@@ -167,20 +169,33 @@ def clip_softmax(x: jax.Array, y: jax.Array, scale: jax.Array | float) -> jax.Ar
         x: [B, D], rows of unit length.
         y: [B, D], row i belongs to row i of `x`.
         scale: scalar, the inverse of the temperature.
+        there: bool[B], the pairs that exist; None: all.
 
     Returns:
-        f32[B] or wider; the caller takes the mean.
+        f32[B] or wider, 0 where there is no pair; the caller takes the mean of the others.
     """
-    x, y, row = _wide(x) * scale, _wide(y), jnp.arange(len(x))
+    x, y, row = _wide(x) * scale, _wide(y), _owners(len(x), there)
     positive = jnp.sum(x * y, -1)
     others = logits.log_totals(x, y, row, row, both=True)
-    return (
-        jax.nn.softplus(others.rows - positive) + jax.nn.softplus(others.columns - positive)
-    ) / 2
+    each = jax.nn.softplus(others.rows - positive) + jax.nn.softplus(others.columns - positive)
+    return _where(there, each / 2)
+
+
+def _owners(rows: int, there: jax.Array | None) -> jax.Array:
+    row = jnp.arange(rows)
+    return row if there is None else jnp.where(there, row, logits.ABSENT)
+
+
+def _where(there: jax.Array | None, each: jax.Array) -> jax.Array:
+    return each if there is None else jnp.where(there, each, 0.0)
 
 
 def sigmoid_loss(
-    x: jax.Array, y: jax.Array, scale: jax.Array | float, bias: jax.Array | float
+    x: jax.Array,
+    y: jax.Array,
+    scale: jax.Array | float,
+    bias: jax.Array | float,
+    there: jax.Array | None = None,
 ) -> jax.Array:
     """SigLIP's loss of each row, a sum over its columns (Zhai et al. 2023, arXiv:2303.15343).
 
@@ -191,11 +206,12 @@ def sigmoid_loss(
         y: [B, D], row i belongs to row i of `x`.
         scale: scalar; starts at 10.
         bias: scalar; starts at -10.
+        there: bool[B], the pairs that exist; None: all.
 
     Returns:
-        f32[B] or wider; the caller takes the mean.
+        f32[B] or wider, 0 where there is no pair; the caller takes the mean of the others.
     """
-    x, y, row = _wide(x) * scale, _wide(y), jnp.arange(len(x))
+    x, y, row = _wide(x) * scale, _wide(y), _owners(len(x), there)
     positive = jnp.sum(x * y, -1) + bias
     others = logits.softplus_sums(x, y, row, row, jnp.broadcast_to(bias, len(x)))
-    return others + jax.nn.softplus(-positive)
+    return _where(there, others + jax.nn.softplus(-positive))

@@ -17,11 +17,14 @@ from facejax.contracts import Params, TowerSpec
 from facejax.data.fields import batch_shape
 from facejax.data.mixture import open_sources
 from facejax.data.records import Field
+from facejax.data.texts import given
 from facejax.errors import UserError
 
 ASSUMED_STEPS = 100_000
 ASSUMED_ATTRIBUTES = 40
 """As many as CelebA has."""
+ASSUMED_LENGTH = 77
+"""Tokens of a text."""
 ASSUMED_FEATURE = 512
 """Width of the vectors that most face recognisers make."""
 
@@ -72,7 +75,8 @@ def facts(run: Run, told: Mapping[str, int]) -> Facts:
     if missing:
         return without_data(run, told, ", ".join(missing))
     mixture = open_sources(run.data.sources)
-    fields = _with_told(mixture.fields, told)
+    text = run.data.text
+    fields = _with_told(given(mixture.fields, text and text.length), told)
     attributes = fields["attributes"].names if "attributes" in fields else ()
     return Facts(fields, mixture.classes | _classes(told), attributes, len(mixture), ())
 
@@ -94,6 +98,7 @@ def _usual(run: Run) -> dict[str, Field]:
         **dict.fromkeys(("regions", "generated"), Field((), "uint8")),
         "landmarks": Field((68, 2), "float32"),
         "caption": Field((), "str"),
+        "text": Field((run.data.text.length if run.data.text else ASSUMED_LENGTH,), "int32"),
         "age": Field((), "float32"),
         "pose": Field((3,), "float32"),
         "feature": Field((ASSUMED_FEATURE,), "float32"),
@@ -129,6 +134,7 @@ def program(run: Run, known: Facts) -> tuple[state.Program, Params]:
         UserError: what the plug-ins or a frozen encoder that is here refuse.
     """
     spec = session.spec_of(run, known.classes, known.attributes)
+    spec = dataclasses.replace(spec, tokenize=_stand_in_tokens(run))
     encoders, frozen = {}, {}
     for path in state.frozen_paths(run, spec):
         if os.path.exists(path):
@@ -138,6 +144,12 @@ def program(run: Run, known: Facts) -> tuple[state.Program, Params]:
         else:
             encoders[path], frozen[path] = _stand_in(run.towers["encoder"])
     return state.plan(run, spec, encoders), frozen
+
+
+def _stand_in_tokens(run: Run):
+    """Ids of the right shape: what texts say decides no cost."""
+    text = run.data.text
+    return text and (lambda texts: np.zeros((len(texts), text.length), np.int32))
 
 
 def _stand_in(tower: Plugin) -> tuple[tuple[Any, Any], Params]:

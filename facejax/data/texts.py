@@ -1,0 +1,74 @@
+"""Captions of records to token ids, on the host.
+
+Which of several captions a row shows depends on the seed and the row's position alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from facejax.data.fields import Field
+from facejax.data.sampling import seed_of
+from facejax.tokenizer import Tokenizer
+
+TEXT, CAPTION = "text", "caption"
+
+
+@dataclass(frozen=True)
+class Texts:
+    """How captions become the batch's field `text`.
+
+    Attributes:
+        tokenizer: of the run.
+        length: tokens of a row.
+        seed: of the choice among several captions.
+    """
+
+    tokenizer: Tokenizer
+    length: int
+    seed: int = 0
+
+    @property
+    def field(self) -> Field:
+        """What the batch holds: i32[B, length]."""
+        return Field((self.length,), "int32")
+
+    def put(self, arrays: dict[str, np.ndarray], positions: Sequence[int]) -> int:
+        """Replaces `caption` by `text` and `has_text`, which is false where no caption has words.
+
+        Args:
+            arrays: as `fields.collate` makes them.
+            positions: of the rows, counted through all global batches.
+
+        Returns:
+            How many texts were cut.
+        """
+        captions, has = arrays.pop(CAPTION), arrays.pop(f"has_{CAPTION}")
+        chosen = [
+            self.choose(given, position) if there else ""
+            for given, there, position in zip(captions, has, positions)
+        ]
+        arrays[TEXT], cut = self.tokenizer.encode_counted(chosen, self.length)
+        arrays[f"has_{TEXT}"] = np.array([bool(text) for text in chosen])
+        return int(cut.sum())
+
+    def choose(self, captions: str | Sequence[str], position: int) -> str:
+        """One of a record's captions that are not blank; "" if all are."""
+        several = [captions] if isinstance(captions, str) else captions
+        several = [c for c in several if c.strip()]
+        if not several:
+            return ""
+        return several[seed_of(self.seed, CAPTION, position) % len(several)]
+
+
+def read_for(names: Sequence[str]) -> list[str]:
+    """The fields that are read from records, of those that a step wants."""
+    return [CAPTION if name == TEXT else name for name in names]
+
+
+def given(fields: Mapping[str, Field], length: int | None) -> dict[str, Field]:
+    """Fields of records with what is made of them: `text` where they have captions."""
+    if length is None or CAPTION not in fields:
+        return dict(fields)
+    return {**fields, TEXT: Field((length,), "int32")}
