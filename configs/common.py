@@ -33,6 +33,51 @@ def people(folder: str) -> tuple[dict[str, Any], ...]:
     )
 
 
+def captioned(folder: str) -> tuple[dict[str, Any], ...]:
+    """7,907 faces of CelebA with captions that say its attributes."""
+    return (
+        {
+            "name": "folder",
+            "path": f"{folder}/celeba_dev.zip",
+            "images": "*.jpg",
+            "labels": f"{folder}/celeba_dev_attr.csv",
+            "caption_from": "attributes",
+        },
+    )
+
+
+def image_text(folder: str) -> ConfigDict:
+    """A small ViT and a small text tower at 64 px on `captioned`; the objective is left out.
+
+    The tokenizer is learned from the captions beforehand:
+
+        python -m facejax.pack --source=folder --path=FOLDER/celeba_dev.zip --out=packed/celeba \
+            --source.images='*.jpg' --source.labels=FOLDER/celeba_dev_attr.csv \
+            --source.caption_from=attributes --size=64 --train_tokenizer=2048
+    """
+    config = ConfigDict()
+    config.epochs = 12.0
+    config.global_batch = 256
+
+    config.encoder = ConfigDict(
+        {"name": "vit", "width": 128, "depth": 4, "heads": 4, "patch": 16, "pool": "mean"}
+    )
+    config.encoder_text = ConfigDict(
+        {"name": "text", "width": 128, "depth": 4, "heads": 4, "vocab": 2048}
+    )
+    config.objective = ConfigDict()
+    config.data = ConfigDict({"size": 64, "cache": "decoded"})
+    config.data.text = ConfigDict({"tokenizer": "packed/celeba/tokenizer.json", "length": 64})
+    config.data.sources = captioned(folder)
+
+    config.optimizer = ConfigDict(
+        {"name": "adamw", "base_lr": 1e-3, "weight_decay": 0.1, "b2": 0.98, "clip": 1.0}
+    )
+    config.checkpoint = ConfigDict({"every_steps": 250, "keep": 1})
+    config.eval = lfw(folder)
+    return config
+
+
 def lfw(folder: str) -> ConfigDict:
     """LFW View 2, by its rule of ten folds."""
     return ConfigDict(

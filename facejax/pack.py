@@ -7,6 +7,9 @@ Images are fitted to a square and stored as JPEG, region maps as PNG; what can't
 out and listed in `rejected.csv`. Run it again after an interruption: finished shards are kept if
 their checksums hold. `--shard=1/4` ... `--shard=4/4` share the work; whoever finishes last writes
 the manifest. The result is read by the source `arrayrecord`; see `facejax/data/packed.py`.
+
+With `--train_tokenizer=2048` a tokenizer of so many tokens is learned from the source's captions
+and put beside the shards, as `tokenizer.json`.
 """
 
 import ast
@@ -21,11 +24,12 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from facejax import cli
+from facejax import cli, tokenizer
 from facejax.data import packed
 from facejax.data.decode import decode, encode_jpeg, encode_png
 from facejax.data.mixture import Entry, open_source
 from facejax.data.records import BadRecord
+from facejax.data.texts import captions_of
 from facejax.errors import TrainingFailed, UserError
 
 CHUNK = 64
@@ -208,6 +212,7 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--records_per_shard", type=int, default=8192, help="(default: 8192)")
     parser.add_argument("--shard", default="1/1", metavar="i/n", help="do the i-th of n parts")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="threads")
+    parser.add_argument("--train_tokenizer", type=int, metavar="N", help="tokens to learn")
     given, free = parser.parse_known(argv, "source")
     shard, of = _fraction(given.shard)
     options = {key: _literal(text) for key, text in free.items()}
@@ -220,11 +225,25 @@ def run(argv: list[str]) -> None:
         quality=given.quality,
         records_per_shard=given.records_per_shard,
     )
+    if given.train_tokenizer is not None:
+        _learn(plan["source"], given.train_tokenizer, given.out)
     manifest = pack(plan, given.out, shard=shard, of=of, workers=given.workers)
     if manifest is None:
         print(f"part {shard}/{of} is done; {packed.MANIFEST} follows when all parts are")
     else:
         print(f"{given.out}: {manifest['records']} records, {manifest['rejected']} left out")
+
+
+def _learn(source: Mapping[str, Any], vocab: int, out: Path) -> None:
+    entry = open_source(source, "--source")
+    try:
+        learned = tokenizer.train(captions_of(entry.source), vocab)
+    except UserError as error:
+        where = error.where.replace("vocab", "--train_tokenizer")
+        raise UserError(where, error.what, error.remedy) from error
+    out.mkdir(parents=True, exist_ok=True)
+    learned.save(out / tokenizer.FILE)
+    print(f"{out / tokenizer.FILE}: {learned.vocab} tokens")
 
 
 def _fraction(text: str) -> tuple[int, int]:

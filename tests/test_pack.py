@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facejax import cli, pack, plugins
+from facejax import cli, pack, plugins, tokenizer
 from facejax.data.decode import decode, encode_jpeg
 from facejax.data.packed import pack_record, unpack_record
 from facejax.data.sources import arrayrecord, folder, recordio
@@ -173,6 +173,21 @@ def test_another_set_in_the_same_place_is_refused(cfg, tmp_path):
     pack.run(command(cfg, tmp_path / "out"))
     with pytest.raises(UserError, match="holds a set packed with another quality"):
         pack.run(command(cfg, tmp_path / "out", "--quality=80"))
+
+
+def test_a_tokenizer_is_learned_from_the_captions(cfg, tmp_path, capsys):
+    out = tmp_path / "out"
+    fixed = ["--source=captioned", f"--out={out}", "--size=16"]
+    pack.run([*fixed, "--train_tokenizer=300"])
+    learned = tokenizer.load(out)
+    assert learned.vocab <= 300
+    assert f"{out}/tokenizer.json: {learned.vocab} tokens" in capsys.readouterr().out
+    # Words that stand in the captions are whole.
+    assert (learned.encode(["a green picture"], 12) != learned.pad).sum() == 5
+    with pytest.raises(UserError, match="--train_tokenizer: 9 tokens; give 260 or more"):
+        pack.run([*fixed, "--train_tokenizer=9"])
+    with pytest.raises(UserError, match="--source: gives no captions"):
+        pack.run(["--source=folder", f"--path={cfg.path}", *fixed[1:], "--train_tokenizer=300"])
 
 
 def test_nothing_but_broken_images_fails(tmp_path):

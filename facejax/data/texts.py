@@ -3,16 +3,19 @@
 Which of several captions a row shows depends on the seed and the row's position alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from facejax.data.fields import Field
+from facejax.data.records import BadRecord, Field, Source
 from facejax.data.sampling import seed_of
+from facejax.errors import UserError
 from facejax.tokenizer import Tokenizer
 
 TEXT, CAPTION = "text", "caption"
+CHUNK = 256
+"""Records read at a time."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,21 @@ class Texts:
         if not several:
             return ""
         return several[seed_of(self.seed, CAPTION, position) % len(several)]
+
+
+def captions_of(source: Source) -> Iterator[str]:
+    """Every caption of a source that has words, in order; broken records have none.
+
+    Raises:
+        UserError: the source gives no captions.
+    """
+    if CAPTION not in source.fields:
+        raise UserError("--source", "gives no captions", "name one that does")
+    for start in range(0, len(source), CHUNK):
+        for record in source.read(range(start, min(start + CHUNK, len(source)))):
+            found = () if isinstance(record, BadRecord) else record.get(CAPTION) or ()
+            several = (found,) if isinstance(found, str) else found
+            yield from (caption for caption in several if caption.strip())
 
 
 def read_for(names: Sequence[str]) -> list[str]:
