@@ -216,11 +216,11 @@ def _silicone_mask(s: Scene, p: SimpleNamespace) -> np.ndarray:
     lips = (s.u - s.mouth_u) * np.float32(0.75), (s.v - s.mouth_v) * np.float32(2.0)
     slit = p.seam * np.float32(0.8) - np.sqrt(lips[0] * lips[0] + lips[1] * lips[1])
     soft = s.rgb
-    for _ in range(4):
+    for _ in range(8):  # one pigment all over: what is small in a face is lost
         soft = blurred(soft)
     pitch = p.pitch * _PIXEL
     pores = _wave(s.along / pitch + p.phase_x) * _wave(s.across / pitch + p.phase_y)
-    skin = soft * (1 + np.float32(0.10) * p.strength * pores)[:, None]
+    skin = soft * (1 + np.float32(0.22) * p.strength * pores)[:, None]
     for side, high in ((-0.55, 0.55), (0.5, 0.6), (0.0, -0.5)):
         x = s.u - np.float32(side) - np.float32(0.3) * (p.place_x - 0.5)
         y = s.v - np.float32(high) - np.float32(0.3) * (p.place_y - 0.5)
@@ -230,7 +230,7 @@ def _silicone_mask(s: Scene, p: SimpleNamespace) -> np.ndarray:
     cover = s.edge(rim) * (1 - opening) * p.smooth
     rgb = _mix(s.rgb, skin, cover)
     for seam in (holes, slit, rim):
-        rgb = rgb * (1 - np.float32(0.45) * _clip(1 - np.abs(seam) * 14))[:, None]
+        rgb = rgb * (1 - np.float32(0.65) * _clip(1 - np.abs(seam) * 10))[:, None]
     return rgb
 
 
