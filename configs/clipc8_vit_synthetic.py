@@ -6,11 +6,12 @@ Command:  python -m facejax.train --config=configs/clipc8_vit_synthetic.py:TOKEN
               --source.attacks="('print','screen','paper_mask','silicone_mask','dark',
               'tampered_id','reprint','cutout')" --size=64 --train_tokenizer=1024)
 Hardware: 2 CPU cores
-Time:     not measured
-Result:   not measured
-
-Evaluated on people, and on variants of every attack, that training has not seen; the threshold is
-that of other unseen people with the variants of training.
+Time:     8 min, with other jobs beside it
+Result:   on 200 unseen people and the variants held out of every attack, the threshold from other
+          unseen people and the variants of training: AUC 0.968 [0.959, 0.976] (random towers
+          0.524, colour histograms 0.510), HTER 9.9 % [8.0, 11.8] (47.0 %, 49.1 %), BPCER 10.0 %.
+          APCER is at most 5.7 % for six attacks, 16.1 % for cutouts and 61.4 % for silicone
+          masks, so ISO's ACER is 35.7 % (50.9 %, 52.5 %).
 """
 
 from ml_collections import ConfigDict

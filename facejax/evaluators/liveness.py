@@ -15,9 +15,10 @@ under ties; `attacks@fpr=F` where fewer than ten attacks decide it, left out bel
 itself, as tables of cross-domain liveness do. `threshold` is a probability. `n` and `failed` test
 pictures.
 
-`<metric>@histogram` is what colours tell: a logistic regression on 16 levels of each channel, which
-is fitted on half of the dev people and has its strength and threshold from the others;
-`auc@histogram_diff` is how much better the texts are. Intervals are bootstraps over people.
+`auc`, `eer`, `hter`, `acer` and `tpr@fpr=F` with `@histogram` are what colours tell: a logistic
+regression on 16 levels of each channel, which is fitted on half of the dev people and has its
+strength and threshold from the others; `auc@histogram_diff` is how much better the texts are.
+Intervals are bootstraps over people.
 """
 
 from collections.abc import Mapping
@@ -209,7 +210,7 @@ def run(cfg: Config, data: Data, joint: Joint) -> Result:
     by_colour = {**known, "score": known["histogram"], "accepted": known["accepted_histogram"]}
     metrics = {
         **_rates(cfg, data, known),
-        **{f"{name}@histogram": v for name, v in _rates(cfg, data, by_colour).items()},
+        **_beside(_rates(cfg, data, by_colour)),
         **_argmax(data, known["kind"], found[valid]),
         "threshold": float(expit(threshold)),
         "n": float(np.sum(valid)),
@@ -330,6 +331,12 @@ def _rates(cfg: Config, data: Data, items: _bootstrap.Items) -> dict[str, float]
     for name, rate in rates.items():
         found[name.replace("tar@far", "tpr@fpr").replace("impostors@far", "attacks@fpr")] = rate
     return {name: float(value) for name, value in found.items()}
+
+
+def _beside(rates: dict[str, float]) -> dict[str, float]:
+    """The headline rates, as those of the histogram baseline."""
+    headline = ("auc", "eer", "hter", "acer", "tpr")
+    return {f"{n}@histogram": v for n, v in rates.items() if n.partition("@")[0] in headline}
 
 
 def _argmax(data: Data, kind: np.ndarray, found: np.ndarray) -> dict[str, float]:
