@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_up_joint import space
 
 from facejax import config, evaluators, plugins
 from facejax.evaluators._baselines import pixels
@@ -30,12 +31,12 @@ def module(request):
 
 def test_numbers_are_floats_and_the_same_each_time(module, tmp_path):
     cfg = module.Config.tiny(tmp_path)
-    result = module.run(cfg, module.prepare(cfg, SIZE), project)
+    result = module.run(cfg, module.prepare(cfg, SIZE), space(module, project, 24))
     assert {"n", "failed"} <= set(result.metrics)
     assert result.metrics["n"] > 0
     assert result.metrics["failed"] == 0
     assert all(type(v) is float and np.isfinite(v) for v in result.metrics.values())
-    again = module.run(cfg, module.prepare(cfg, SIZE), project)
+    again = module.run(cfg, module.prepare(cfg, SIZE), space(module, project, 24))
     assert again.metrics == result.metrics
     for difference in module.difference(result, again, n=20).values():
         assert difference == (0, 0, 0)
@@ -43,7 +44,7 @@ def test_numbers_are_floats_and_the_same_each_time(module, tmp_path):
 
 def test_what_the_report_needs_is_there(module, tmp_path):
     cfg = module.Config.tiny(tmp_path)
-    result = module.run(cfg, module.prepare(cfg, SIZE), project)
+    result = module.run(cfg, module.prepare(cfg, SIZE), space(module, project, 24))
     assert len({len(v) for v in result.items.values()}) == 1
     assert len(result.embeddings) == len(result.labels)
     for curve in result.curves.values():
@@ -55,7 +56,8 @@ def test_what_the_report_needs_is_there(module, tmp_path):
 def test_differences_are_of_its_metrics_with_their_interval(module, tmp_path):
     cfg = module.Config.tiny(tmp_path)
     data = module.prepare(cfg, SIZE)
-    a, b = (module.run(cfg, data, embed) for embed in (project, pixels))
+    encoders = ((project, 24), (pixels, 1024))
+    a, b = (module.run(cfg, data, space(module, *encoder)) for encoder in encoders)
     differences = module.difference(a, b, n=50)
     assert differences
     assert differences.keys() <= a.metrics.keys()
@@ -72,7 +74,7 @@ def test_each_picture_is_embedded_once_in_a_run(module, tmp_path):
         return project(images)
 
     cfg = module.Config.tiny(tmp_path)
-    module.run(cfg, module.prepare(cfg, SIZE), watch)
+    module.run(cfg, module.prepare(cfg, SIZE), space(module, watch, 24))
     assert len(seen) == len(set(seen)) > 0
 
 
@@ -88,9 +90,12 @@ def test_evaluators_need_no_jax(name, tmp_path):
     code = (
         "import sys, pathlib\n"
         "sys.modules['jax'] = None  # importing it fails\n"
+        f"sys.path.append({str(Path(__file__).parent)!r})\n"
+        "from made_up_joint import space\n"
         f"from facejax.evaluators import {name} as module, _baselines\n"
         f"cfg = module.Config.tiny(pathlib.Path({str(tmp_path)!r}))\n"
-        "result = module.run(cfg, module.prepare(cfg, 32), _baselines.pixels)\n"
+        "given = space(module, _baselines.pixels, 1024)\n"
+        "result = module.run(cfg, module.prepare(cfg, 32), given)\n"
         "assert result.metrics['n'] > 0\n"
     )
     root = Path(evaluators.__file__).parents[2]
