@@ -106,6 +106,12 @@ def column(table: Table, rows: Sequence[tuple[str, ...] | None], name: str) -> l
     return [row[position] if row else "" for row in rows]
 
 
+def captions(texts: Sequence[str]) -> str | tuple[str, ...] | None:
+    """The captions of one image as its record holds them; blank ones are none."""
+    kept = tuple(text.strip() for text in texts if text.strip())
+    return kept if kept[1:] else kept[0] if kept else None
+
+
 def classes(values: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
     """Numbers names in sorted order: i32[n] (-1 for the empty name) and the names by number."""
     names = tuple(sorted(set(values) - {""}))

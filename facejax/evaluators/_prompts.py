@@ -14,8 +14,6 @@ from facejax.evaluators._metrics import unit
 
 TEMPLATES = ("a photo of {}.", "a portrait of {}.", "a picture of {}.", "{}.")
 UNPARSED = -1
-TIE = 1e-9
-"""Cosines of float32 rows that are nearer than this are equal: rounding does not decide."""
 
 _NEGATION = re.compile(r"(?:\b(?:not|no|never|without)|n't)(?: (?:a|an|the))? $")
 
@@ -72,11 +70,25 @@ def of_attributes(names: Sequence[str], given: Mapping[str, Any]) -> tuple[Phras
     return tuple(found)
 
 
+def embed_texts(joint: Joint, texts: Sequence[str]) -> np.ndarray:
+    """Unit rows f64[n, D].
+
+    Raises:
+        UserError: a text has no finite embedding.
+    """
+    rows = np.asarray(joint.text(texts), np.float64)
+    lost = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if lost.size:
+        told = f"{lost.size} of {len(texts)} have no finite embedding, such as '{texts[lost[0]]}'"
+        raise UserError("texts", told, "check the text tower's weights")
+    return unit(rows)
+
+
 def embed_phrases(joint: Joint, templates: Sequence[str], phrases: Phrases) -> np.ndarray:
     """One unit row f64[C, D] for each class: normalise, mean over its texts, normalise."""
     texts = [[t.replace("{}", p) for p in several for t in templates] for several in phrases]
     ends = np.cumsum([len(several) for several in texts])
-    rows = unit(joint.text([text for several in texts for text in several]))
+    rows = embed_texts(joint, [text for several in texts for text in several])
     return unit(np.stack([part.mean(axis=0) for part in np.split(rows, ends[:-1])]))
 
 

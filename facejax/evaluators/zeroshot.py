@@ -35,6 +35,7 @@ from facejax.evaluators._embed import embed_pictures, map_rows
 from facejax.evaluators._hashing import PARTS, TEST, split_people
 from facejax.evaluators._metrics import unit
 from facejax.evaluators._pictures import Pictures, open_pictures
+from facejax.evaluators._ranks import TIE
 from facejax.evaluators._targets import columns, folder_keys
 from facejax.evaluators._tiny import write_people
 
@@ -239,7 +240,7 @@ def difference(
 def _highest(cosines: np.ndarray) -> np.ndarray:
     """The class i64[n] of the highest of f64[n, C], UNDECIDED where two share it."""
     top = cosines.max(axis=1, keepdims=True)
-    alone = np.sum(cosines >= top - _prompts.TIE, axis=1) == 1
+    alone = np.sum(cosines >= top - TIE, axis=1) == 1
     return np.where(alone, cosines.argmax(axis=1), UNDECIDED)
 
 

@@ -169,7 +169,8 @@ class Folder:
             record = {"image": self._files.read(self._names[index])}
             for field, names in self._companions.items():
                 if names[index] is not None:
-                    record[field] = self._companion(field, self._files.read(names[index]))
+                    value = self._companion(field, self._files.read(names[index]))
+                    record |= {} if value is None else {field: value}
             points = self._values["landmarks"][index] if self._draws else None
             if points is not None:
                 record["regions"] = _drawn(record["image"], points)
@@ -180,9 +181,9 @@ class Folder:
                 record[field] = value
         return record
 
-    def _companion(self, field: str, data: bytes) -> bytes | np.ndarray | str:
+    def _companion(self, field: str, data: bytes) -> bytes | np.ndarray | str | tuple | None:
         if field == "caption":
-            return data.decode("utf-8").strip()
+            return tables.captions(data.decode("utf-8-sig").splitlines())
         translated = field == "regions" and self._scheme != "lapa"
         return region_map(data, self._scheme) if translated else data
 
