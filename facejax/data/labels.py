@@ -32,11 +32,11 @@ class Table:
     rows: dict[str, tuple[str, ...]]
 
 
-def read_table(path: str) -> Table:
-    """Reads a CSV file (UTF-8, one header line).
+def read_rows(path: str) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of a CSV file (UTF-8, one header line), without outer spaces.
 
     Raises:
-        UserError: missing, empty, not UTF-8, a row of another length, a file named twice.
+        UserError: missing, empty, not UTF-8, a row of another length, two columns of one name.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
@@ -47,16 +47,26 @@ def read_table(path: str) -> Table:
         raise UserError(path, f"not a UTF-8 CSV file ({error})", "save it as UTF-8 CSV") from error
     if len(lines) < 2:
         raise UserError(path, "holds no rows", "give a header line and one row per image")
-    header = [column.strip() for column in lines[0]]
+    header, *rows = ([cell.strip() for cell in line] for line in lines)
     if repeated := [c for c, n in Counter(header).items() if n > 1]:
         raise UserError(path, f"has two columns called '{repeated[0]}'", "rename one")
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(header):
+            what = f"row {number} has {len(row)} values under {len(header)} columns"
+            raise UserError(path, what, "quote values that hold commas")
+    return header, rows
+
+
+def read_table(path: str) -> Table:
+    """Reads a CSV file of one row per image.
+
+    Raises:
+        UserError: what `read_rows` refuses, or a file named twice.
+    """
+    header, lines = read_rows(path)
     key = header.index("file") if "file" in header else 0
     rows = {}
-    for number, line in enumerate(lines[1:], start=2):
-        if len(line) != len(header):
-            what = f"row {number} has {len(line)} values under {len(header)} columns"
-            raise UserError(path, what, "quote values that hold commas")
-        cells = [cell.strip() for cell in line]
+    for cells in lines:
         if cells[key] in rows:
             raise UserError(path, f"names '{cells[key]}' twice", "keep one row per image")
         rows[cells[key]] = tuple(cells[:key] + cells[key + 1 :])
