@@ -5,21 +5,27 @@ or by its last part where that is unique. The other columns:
 
     identity, expression    names of classes; numbered in sorted order; empty = unknown
     age                     years; empty = unknown
-    caption                 text
+    caption                 text; `caption1`, `caption2`, ... hold more of the same image
     x0, y0, x1, y1, ...     landmarks in pixels of the image
     any other               names of classes, if the source is told so; an attribute, if it holds
                             only 1 (yes), -1 (no) and 0 or nothing (unknown); otherwise ignored
+
+A file of captions may name an image in several rows, one caption each, and may be Parquet, where a
+cell may also hold a list of captions.
 """
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from facejax.errors import UserError
 
+_CAPTION = re.compile(r"caption\d*", re.ASCII)
 _ATTRIBUTE = {"1": 1, "+1": 1, "-1": -1, "0": 0, "": 0}
 
 
@@ -116,10 +122,74 @@ def column(table: Table, rows: Sequence[tuple[str, ...] | None], name: str) -> l
     return [row[position] if row else "" for row in rows]
 
 
+def read_captions(path: str) -> Table:
+    """Reads a CSV or `.parquet` file of captions; a row of the table holds all those of its image.
+
+    Raises:
+        UserError: it can't be read, or has no column of captions.
+    """
+    header, lines = (_parquet if path.endswith(".parquet") else read_rows)(path)
+    key = header.index("file") if "file" in header else 0
+    told = [i for i, name in enumerate(header) if i != key and _CAPTION.fullmatch(name)]
+    if not told:
+        raise UserError(path, "has no column 'caption'", "rename the column that holds it")
+    rows: dict[str, tuple[str, ...]] = {}
+    for cells in lines:
+        found = (text for i in told for text in _texts(cells[i]))
+        rows[cells[key]] = (*rows.get(cells[key], ()), *found)
+    return Table(path, ("caption",), {name: texts or ("",) for name, texts in rows.items()})
+
+
 def captions(texts: Sequence[str]) -> str | tuple[str, ...] | None:
     """The captions of one image as its record holds them; blank ones are none."""
     kept = tuple(text.strip() for text in texts if text.strip())
     return kept if kept[1:] else kept[0] if kept else None
+
+
+def caption_lines(data: bytes) -> str | tuple[str, ...] | None:
+    """The captions of a text file, one a line.
+
+    Raises:
+        ValueError: it isn't UTF-8.
+    """
+    try:
+        return captions(data.decode("utf-8-sig").splitlines())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the caption is not UTF-8 ({error})") from error
+
+
+def _texts(cell: str | list[str] | None) -> list[str]:
+    return [cell] if isinstance(cell, str) else [text for text in cell or () if text]
+
+
+def _parquet(path: str) -> tuple[list[str], list[list[Any]]]:
+    """The columns and rows of a Parquet file of strings and lists of strings.
+
+    Raises:
+        UserError: pyarrow is not installed, no such file or another one, no rows, or an image that
+            is no string.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UserError(path, f"can't be read ({error})", "pip install pyarrow") from error
+    try:
+        table = parquet.read_table(path)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise UserError(path, f"no Parquet file ({error})", "copy it again") from error
+    strings = pyarrow.types.is_string, pyarrow.types.is_large_string
+    for field in table.schema:
+        if field.name == "file" or _CAPTION.fullmatch(field.name):
+            kind = field.type
+            if field.name != "file" and hasattr(kind, "value_type"):
+                kind = kind.value_type
+            if not any(is_string(kind) for is_string in strings):
+                what = f"column '{field.name}' holds {field.type}"
+                raise UserError(path, what, "give strings, or lists of strings as captions")
+    if not table.num_rows:
+        raise UserError(path, "holds no rows", "give one row or more per image")
+    return table.column_names, [list(row.values()) for row in table.to_pylist()]
 
 
 def classes(values: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -48,7 +48,8 @@ class Config:
         region_labels: the scheme that their numbers follow.
         landmarks: CSV file with file, x0, y0, x1, y1, ... in pixels.
         generated: template of another picture of what each image shows, for a second view.
-        captions: CSV file with a column `caption`, or a template of UTF-8 text files.
+        captions: CSV or `.parquet` file with a column `caption`, in one row or more per image, or a
+            template of UTF-8 text files, one caption a line.
         features: vectors of the images, the field `feature`: a directory that `facejax.embed`
             wrote for this set, or a `.npy` file of one row per image in the order of their paths.
         codes: codes of the images' patches, the field `codes`: such a file.
@@ -183,7 +184,7 @@ class Folder:
 
     def _companion(self, field: str, data: bytes) -> bytes | np.ndarray | str | tuple | None:
         if field == "caption":
-            return tables.captions(data.decode("utf-8-sig").splitlines())
+            return tables.caption_lines(data)
         translated = field == "regions" and self._scheme != "lapa"
         return region_map(data, self._scheme) if translated else data
 
@@ -282,11 +283,9 @@ def _landmarks(cfg: Config, names: Sequence[str]):
 
 
 def _captions(cfg: Config, names: Sequence[str]):
-    table = tables.read_table(cfg.captions)
-    if "caption" not in table.columns:
-        raise UserError(cfg.captions, "has no column 'caption'", "rename the column that holds it")
-    texts = tables.column(table, tables.match(table, names, cfg.missing), "caption")
-    return Field(dtype="str"), [text or None for text in texts]
+    table = tables.read_captions(cfg.captions)
+    rows = tables.match(table, names, cfg.missing)
+    return Field(dtype="str"), [tables.captions(row or ()) for row in rows]
 
 
 def _companions(template: str, cfg: Config, names: Sequence[str], files: Files) -> list[str | None]:
