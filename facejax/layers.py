@@ -183,12 +183,7 @@ class Attention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of tokens to others: [B, N, D], [B, M, C] -> [B, N, D].
-
-    Attributes:
-        heads: number of heads; divides D.
-        dtype: compute dtype.
-    """
+    """As `Attention`, of tokens to others: [B, N, D], [B, M, C] -> [B, N, D]."""
 
     heads: int
     dtype: Any = None
@@ -288,12 +283,14 @@ class AttentionPool(nn.Module):
         mlp_ratio: as in `Block`.
         dtype: compute dtype.
         eps: of the norm.
+        activation: of the MLP.
     """
 
     heads: int
     mlp_ratio: float = 4.0
     dtype: Any = None
     eps: float = NORM_EPS
+    activation: Activation = "gelu"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -304,7 +301,7 @@ class AttentionPool(nn.Module):
         q = jnp.broadcast_to(q, (B, *q.shape[1:]))
         y = attend(q, kv[:, :, 0], kv[:, :, 1])
         y = dense(D, dtype=self.dtype, name="proj")(y.reshape(B, D))
-        mlp = Mlp(int(D * self.mlp_ratio), self.dtype, name="mlp")
+        mlp = Mlp(int(D * self.mlp_ratio), self.dtype, self.activation, name="mlp")
         return y + mlp(layer_norm(y, "norm", self.eps))
 
 

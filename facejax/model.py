@@ -300,7 +300,8 @@ def load(directory: str | Path, step: int | None = None) -> Model:
 def _load_export(directory: Path) -> Model:
     ours = export.read_json(directory / "config.json").get("facejax", {})
     module = plugins.load("export", str(ours.get("format")), str(directory / "config.json"))
-    encoder_config, params, stats, preprocess = module.read(directory)
+    read = module.read_joint if "joint" in ours else module.read
+    encoder_config, params, stats, preprocess, *space = read(directory)
     name = str(ours.get("encoder", "vit"))
     return Model(
         encoder_name=name,
@@ -309,4 +310,5 @@ def _load_export(directory: Path) -> Model:
         params=params,
         stats=stats,
         preprocess=preprocess,
+        space=space[0] if space else None,
     )

@@ -38,7 +38,8 @@ def embed(
     """
     patches = kept(patchify(image, patch), mask)
     D = params["patch_embed"]["kernel"].shape[-1]
-    x = dense(D, dtype=dtype).apply({"params": params["patch_embed"]}, patches)
+    layer = params["patch_embed"]
+    x = dense(D, use_bias="bias" in layer, dtype=dtype).apply({"params": layer}, patches)
     if mask is not None and mask.keep is None:
         removed = (mask.mask & REMOVED).astype(bool)[..., None]
         x = jnp.where(removed, params["mask_token"][None].astype(x.dtype), x)

@@ -12,7 +12,7 @@ Parameters, with D the width and p the patch side:
     cls_token [1, D], registers [R, D], mask_token [1, D], pos_embed [N, D]    where configured
     blocks_00/{norm1, attn/{qkv, proj}, ls1, norm2, mlp/{fc1, fc2}, ls2}, blocks_01, ...
     blocks_00/attn/{q_bias, v_bias}    instead of qkv/bias, with positions "rope"
-    norm, attn_pool/{latent, q, kv, proj, norm, mlp/{fc1, fc2}}, neck
+    pre_norm, norm, attn_pool/{latent, q, kv, proj, norm, mlp/{fc1, fc2}}, neck
 """
 
 import zlib
@@ -79,6 +79,9 @@ class Config:
         drop_path: stochastic depth of the last block, rising linearly from 0 at the first.
         qkv_bias: whether queries, keys and values have a bias; keys have none with "rope".
         norm_eps: of all norms; None: 1e-6, with "rope" 1e-5.
+        activation: of the MLPs; "quick_gelu" is that of CLIP's first models, "gelu_tanh" SigLIP's.
+        pre_norm: a norm before the blocks, as in CLIP.
+        patch_bias: whether the projection of patches has a bias; CLIP's has none.
         neck: what turns the pooled features into the embedding.
         embed: width of the neck's output; 0 with neck "none".
         dtype: compute dtype; parameters are float32.
@@ -102,6 +105,9 @@ class Config:
     drop_path: float = 0.0
     qkv_bias: bool = True
     norm_eps: float | None = None
+    activation: Literal["gelu", "gelu_tanh", "quick_gelu"] = "gelu"
+    pre_norm: bool = False
+    patch_bias: bool = True
     neck: Literal["none", "linear"] = "none"
     embed: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -192,7 +198,10 @@ def init(cfg: Config, rng: jax.Array, spec: TowerSpec) -> tuple[Params, Params]:
 
     patches = cfg.patch**2 * 3
     rows, columns = tower(cfg).grid()
-    params = {"patch_embed": module("patch_embed", dense(width), (1, patches))}
+    project = dense(width, use_bias=cfg.patch_bias)
+    params = {"patch_embed": module("patch_embed", project, (1, patches))}
+    if cfg.pre_norm:
+        params["pre_norm"] = module("pre_norm", _norm(cfg), (1, width))
     tokens = {
         "cls_token": int(cfg.has_class_token),
         "registers": cfg.registers,
@@ -244,6 +253,8 @@ def apply(
         raise ValueError("vit takes neither context nor cond")
     image = inputs["image"]
     x = _embed(cfg, params, image, mask)
+    if cfg.pre_norm:
+        x = _norm(cfg).apply({"params": params["pre_norm"]}, x)
     depth, scales = cfg.dims.depth, None
     rotation = _rotation(cfg, image, mask) if cfg.positions == "rope" else None
     if train and draw is not None and cfg.drop_path:
@@ -295,6 +306,7 @@ def _block(cfg: Config) -> Block:
         cfg.layer_scale,
         cfg.attention,
         jnp.dtype(cfg.dtype),
+        cfg.activation,
         eps=cfg.eps,
         key_bias=cfg.positions != "rope",
     )
@@ -306,7 +318,7 @@ def _norm(cfg: Config) -> nn.LayerNorm:
 
 def _attention_pool(cfg: Config) -> AttentionPool:
     _, _, heads, ratio = cfg.dims
-    return AttentionPool(heads, ratio, jnp.dtype(cfg.dtype), cfg.eps)
+    return AttentionPool(heads, ratio, jnp.dtype(cfg.dtype), cfg.eps, cfg.activation)
 
 
 def _grid(cfg: Config, image: jax.Array) -> tuple[int, int]:

@@ -5,6 +5,11 @@ A format module `facejax/export/<format>.py` has
     write(cfg, params, stats, preprocess, out, meta)   writes the folder `out`, all of it or nothing
     read(path) -> (cfg, params, stats, preprocess)     opens it again without the other library
 
+and, where it has models of images and texts,
+
+    write_joint(model, out)   writes both towers with their tokenizer; see `_joint.py`
+    read_joint(path) -> (cfg, params, stats, preprocess, space)
+
 where `cfg`, `params` and `stats` are those of one encoder and
 
     preprocess   what turns a picture into the input: `size` (side in pixels), `mean` and `std` (per

@@ -21,9 +21,12 @@ from facejax.contracts import Params
 from facejax.encoders import vit
 from facejax.encoders._tokens import ROPE_BASE
 from facejax.errors import UserError
-from facejax.export import _encoder, names
+from facejax.export import _encoder, _transformers_joint, names
 from facejax.export._timm import import_torch
 from facejax.export.names import vit as vit_names
+
+write_joint, read_joint = _transformers_joint.write, _transformers_joint.read
+"""Of towers trained by `clip` or `siglip`, both in one model."""
 
 
 def write(
@@ -47,7 +50,8 @@ def write(
         tensors = names.export_tensors(table(cfg), params)
         save_file(tensors, draft / "model.safetensors", metadata={"format": "pt"})
         export.write_json(draft / "config.json", hub_config(cfg))
-        export.write_json(draft / "preprocessor_config.json", processor_config(preprocess))
+        processor = _transformers_joint.processor_config(preprocess, "ViTImageProcessor")
+        export.write_json(draft / "preprocessor_config.json", processor)
         embed = _encoder.embedder(cfg, params, stats)
         result = parity(draft, cfg, embed, preprocess)
         usage = (
@@ -64,6 +68,8 @@ def read(path: Path) -> tuple[vit.Config, Params, Params, dict[str, Any]]:
     Raises:
         UserError: a file is missing or broken, or the files don't belong together.
     """
+    if "joint" in export.read_json(path / "config.json").get("facejax", {}):
+        return read_joint(path)[:4]
     return _encoder.read_foreign(path, table)
 
 
@@ -126,22 +132,6 @@ def hub_config(cfg: vit.Config) -> dict[str, Any]:
         "num_channels": 3,
         **own[name],
         "facejax": _encoder.described("transformers", cfg),
-    }
-
-
-def processor_config(preprocess: Mapping[str, Any]) -> dict[str, Any]:
-    """preprocessor_config.json: resize, divide by 255, normalise."""
-    side = preprocess["size"]
-    return {
-        "image_processor_type": "ViTImageProcessor",
-        "do_resize": True,
-        "size": {"height": side, "width": side},
-        "resample": 3,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(preprocess["mean"]),
-        "image_std": list(preprocess["std"]),
     }
 
 
