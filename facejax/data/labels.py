@@ -7,6 +7,7 @@ or by its last part where that is unique. The other columns:
     age                     years; empty = unknown
     caption                 text; `caption1`, `caption2`, ... hold more of the same image
     x0, y0, x1, y1, ...     landmarks in pixels of the image
+    AU1, AU2, AU4, ...      intensities of action units, 0 (at rest) to 5; empty = unknown
     any other               names of classes, if the source is told so; an attribute, if it holds
                             only 1 (yes), -1 (no) and 0 or nothing (unknown); otherwise ignored
 
@@ -26,6 +27,8 @@ import numpy as np
 from facejax.errors import UserError
 
 _CAPTION = re.compile(r"caption\d*", re.ASCII)
+_UNIT = re.compile(r"AU\d+", re.ASCII)
+_INTENSITY = {"0": -1, "1": 1, "2": 2, "3": 3, "4": 4, "5": 5, "": 0}
 _ATTRIBUTE = {"1": 1, "+1": 1, "-1": -1, "0": 0, "": 0}
 
 
@@ -222,6 +225,28 @@ def attribute_values(
 ) -> np.ndarray:
     """i8[n, A] of +1, -1 and 0 (unknown)."""
     values = [[_ATTRIBUTE[v] for v in column(table, rows, name)] for name in names]
+    return np.array(values, np.int8).T.reshape(len(rows), len(names))
+
+
+def units(table: Table) -> tuple[str, ...]:
+    """The columns of `table` that hold intensities of action units.
+
+    Columns that never rise above 1, or that hold -1, say no more than attributes do.
+    """
+    found, seen = [], set()
+    for position, name in enumerate(table.columns):
+        values = {row[position] for row in table.rows.values()}
+        if _UNIT.fullmatch(name) and values <= _INTENSITY.keys() and values != {""}:
+            found.append(name)
+            seen |= values
+    return tuple(found) if seen & {"2", "3", "4", "5"} else ()
+
+
+def unit_values(
+    table: Table, rows: Sequence[tuple[str, ...] | None], names: Sequence[str]
+) -> np.ndarray:
+    """i8[n, U] of intensities 1 to 5, -1 (at rest) and 0 (unknown)."""
+    values = [[_INTENSITY[v] for v in column(table, rows, name)] for name in names]
     return np.array(values, np.int8).T.reshape(len(rows), len(names))
 
 

@@ -39,7 +39,7 @@ class Config:
         path: a directory or a `.zip`, read in place.
         images: which files are images, a glob on the path within the set (`*` crosses folders);
             None means every common image extension, without the files of `regions` and `generated`.
-        labels: CSV files with identity, expression, age and attributes.
+        labels: CSV files with identity, expression, age, action units and attributes.
         identity: where identity comes from: the name of the image's folder, a column of `labels`.
         identity_column: that column.
         classes: further columns of `labels` that hold names of classes ("gender", "race"); each is
@@ -251,7 +251,11 @@ def _labels(cfg: Config, names: Sequence[str]) -> dict:
                 found[field] = Field((), "int32", len(classes), classes), numbers
         if "age" in table.columns and "age" not in cfg.classes:
             found["age"] = Field((), "float32"), tables.numbers(table, rows, ["age"])[:, 0]
-        skip = (cfg.identity_column, "identity", "expression", "age", *cfg.classes, *titles)
+        units = tables.units(table)
+        if units:
+            field = Field((len(units),), "int8", names=units)
+            found["units"] = field, tables.unit_values(table, rows, units)
+        skip = (cfg.identity_column, "identity", "expression", "age", *cfg.classes, *titles, *units)
         attributes = tables.attributes(table, skip)
         blocks.append(tables.attribute_values(table, rows, attributes))
         titles += attributes
@@ -266,7 +270,7 @@ def _labels(cfg: Config, names: Sequence[str]) -> dict:
         if title not in found:
             raise UserError(where, f"has no column '{title}'", nearest(title, columns))
     if paths and not found:
-        what = "holds no identity, expression, age or -1/1 attribute"
+        what = "holds no identity, expression, age, action unit or -1/1 attribute"
         raise UserError(paths[0], what, "correct it or leave it out of labels")
     return found
 

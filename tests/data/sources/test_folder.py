@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from facejax.data.align import regions_from_landmarks
+from facejax.data.captions import Captioned
 from facejax.data.decode import decode, encode_jpeg
 from facejax.data.fields import collate
 from facejax.data.records import BadRecord, Field
@@ -49,6 +50,26 @@ def test_an_image_without_its_generated_twin_says_so_or_goes_without(cfg, tmp_pa
     two, three = changed(cfg, missing="unknown").read([2, 3])
     assert "generated" in two
     assert "generated" not in three
+
+
+def test_action_units_with_their_intensities(cfg, tmp_path):
+    path = tmp_path / "units.csv"
+    path.write_text("file,AU12,AU4,AU6,Smiling\n0.jpg,0,5,1,1\n1.jpg,3,,0,-1\n2.jpg,,,,0\n")
+    source = changed(cfg, labels=str(path), identity="none", missing="unknown")
+    assert source.fields["units"] == Field((3,), "int8", names=("AU12", "AU4", "AU6"))
+    assert source.fields["attributes"].names == ("Smiling",)
+    records = source.read(range(4))
+    assert [r["units"].tolist() for r in records] == [[-1, 5, 1], [3, 0, -1], [0] * 3, [0] * 3]
+    decoded = [decode(r, 24, fields=source.fields) for r in records]
+    has = collate(decoded, {"units": source.fields["units"]}, 24)["has_units"]
+    assert has.tolist() == [True, True, False, False]
+    captions = Captioned(source, 40, seed=0).read([1])[0]["caption"]
+    assert any("pronounced pulling of the lip corners" in text for text in captions)
+    assert any("without raising of the cheeks" in text for text in captions)
+    path.write_text("file,AU12\n0.jpg,-1\n1.jpg,1\n")
+    binary = changed(cfg, labels=str(path), identity="none", missing="unknown")
+    assert binary.fields["attributes"].names == ("AU12",)
+    assert "units" not in binary.fields
 
 
 def captions_of(cfg, **values):
