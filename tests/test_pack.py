@@ -16,6 +16,7 @@ from PIL import Image
 
 from facejax import cli, pack, plugins, tokenizer
 from facejax.data.decode import decode, encode_jpeg
+from facejax.data.mixture import open_source
 from facejax.data.packed import pack_record, unpack_record
 from facejax.data.sources import arrayrecord, folder, recordio
 from facejax.errors import TrainingFailed, UserError
@@ -243,17 +244,36 @@ def test_exit_statuses(monkeypatch, capsys):
         cli.main(raises(ZeroDivisionError()))
 
 
+def test_several_captions_are_kept_and_a_tokenizer_learned_from_them(cfg, tmp_path):
+    options = {"path": cfg.path, "images": "images/*.jpg", "labels": cfg.labels}
+    told = {**options, "caption_from": "attributes", "caption_count": 3}
+    pack.pack(pack.make_plan("folder", told, size=16), tmp_path / "told")
+    entry = open_source({"name": "folder", **told}, "x")
+    records = contents(tmp_path / "told")
+    for i in range(6):
+        packed, original = records[entry.source.name(i)], entry.source.read([i])[0]
+        assert packed["caption"] == original["caption"]
+        assert len(packed["caption"]) == 3
+    fixed = ["--source=folder", f"--path={cfg.path}", f"--out={tmp_path / 'out'}", "--size=16"]
+    more = [f"--source.{key}={value}" for key, value in told.items() if key != "path"]
+    pack.run([*fixed, *more, "--train_tokenizer=400"])
+    learned = tokenizer.load(tmp_path / "out" / tokenizer.FILE)
+    text = records["images/0.jpg"]["caption"][0]
+    assert learned.decode(learned.encode([text], 64)[0]).strip() == text
+
+
 def test_records_survive_serialisation():
     record = {
         "image": b"\xff\xd8",
         "identity": np.int32(4),
         "age": np.float32(2.5),
-        "caption": "süß",
+        "caption": ("süß", "sauer"),
         "attributes": np.array([1, -1, 0], np.int8),
         "landmarks": np.arange(6, dtype=">f4").reshape(3, 2),
     }
     out = unpack_record(pack_record(record))
     assert out.keys() == record.keys()
+    assert out["caption"] == record["caption"]
     for key, value in record.items():
         np.testing.assert_array_equal(out[key], value)
     assert (out["landmarks"].dtype, out["attributes"].dtype) == ("<f4", "int8")

@@ -2,7 +2,7 @@
 
 A field that a record lacks is filled with a sentinel (-1 for class numbers, 0 otherwise, the empty
 string; the image itself for `generated`) and `has_<field>` is false there. It is also false for
-class number -1 and for attributes of which none is known.
+class number -1 and for attributes or action units of which none is known.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -155,4 +155,4 @@ def collate(
 def _is_known(name: str, field: Field, value: Any) -> bool:
     if field.classes:
         return value >= 0
-    return bool(np.any(value)) if name == "attributes" else True
+    return bool(np.any(value)) if name in ("attributes", "units") else True

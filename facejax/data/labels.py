@@ -5,21 +5,30 @@ or by its last part where that is unique. The other columns:
 
     identity, expression    names of classes; numbered in sorted order; empty = unknown
     age                     years; empty = unknown
-    caption                 text
+    caption                 text; `caption1`, `caption2`, ... hold more of the same image
     x0, y0, x1, y1, ...     landmarks in pixels of the image
+    AU1, AU2, AU4, ...      intensities of action units, 0 (at rest) to 5; empty = unknown
     any other               names of classes, if the source is told so; an attribute, if it holds
                             only 1 (yes), -1 (no) and 0 or nothing (unknown); otherwise ignored
+
+A file of captions may name an image in several rows, one caption each, and may be Parquet, where a
+cell may also hold a list of captions.
 """
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from facejax.errors import UserError
 
+_CAPTION = re.compile(r"caption\d*", re.ASCII)
+_UNIT = re.compile(r"AU\d+", re.ASCII)
+_INTENSITY = {"0": -1, "1": 1, "2": 2, "3": 3, "4": 4, "5": 5, "": 0}
 _ATTRIBUTE = {"1": 1, "+1": 1, "-1": -1, "0": 0, "": 0}
 
 
@@ -32,11 +41,11 @@ class Table:
     rows: dict[str, tuple[str, ...]]
 
 
-def read_table(path: str) -> Table:
-    """Reads a CSV file (UTF-8, one header line).
+def read_rows(path: str) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of a CSV file (UTF-8, one header line), without outer spaces.
 
     Raises:
-        UserError: missing, empty, not UTF-8, a row of another length, a file named twice.
+        UserError: missing, empty, not UTF-8, a row of another length, two columns of one name.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
@@ -47,16 +56,26 @@ def read_table(path: str) -> Table:
         raise UserError(path, f"not a UTF-8 CSV file ({error})", "save it as UTF-8 CSV") from error
     if len(lines) < 2:
         raise UserError(path, "holds no rows", "give a header line and one row per image")
-    header = [column.strip() for column in lines[0]]
+    header, *rows = ([cell.strip() for cell in line] for line in lines)
     if repeated := [c for c, n in Counter(header).items() if n > 1]:
         raise UserError(path, f"has two columns called '{repeated[0]}'", "rename one")
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(header):
+            what = f"row {number} has {len(row)} values under {len(header)} columns"
+            raise UserError(path, what, "quote values that hold commas")
+    return header, rows
+
+
+def read_table(path: str) -> Table:
+    """Reads a CSV file of one row per image.
+
+    Raises:
+        UserError: what `read_rows` refuses, or a file named twice.
+    """
+    header, lines = read_rows(path)
     key = header.index("file") if "file" in header else 0
     rows = {}
-    for number, line in enumerate(lines[1:], start=2):
-        if len(line) != len(header):
-            what = f"row {number} has {len(line)} values under {len(header)} columns"
-            raise UserError(path, what, "quote values that hold commas")
-        cells = [cell.strip() for cell in line]
+    for cells in lines:
         if cells[key] in rows:
             raise UserError(path, f"names '{cells[key]}' twice", "keep one row per image")
         rows[cells[key]] = tuple(cells[:key] + cells[key + 1 :])
@@ -106,6 +125,76 @@ def column(table: Table, rows: Sequence[tuple[str, ...] | None], name: str) -> l
     return [row[position] if row else "" for row in rows]
 
 
+def read_captions(path: str) -> Table:
+    """Reads a CSV or `.parquet` file of captions; a row of the table holds all those of its image.
+
+    Raises:
+        UserError: it can't be read, or has no column of captions.
+    """
+    header, lines = (_parquet if path.endswith(".parquet") else read_rows)(path)
+    key = header.index("file") if "file" in header else 0
+    told = [i for i, name in enumerate(header) if i != key and _CAPTION.fullmatch(name)]
+    if not told:
+        raise UserError(path, "has no column 'caption'", "rename the column that holds it")
+    rows: dict[str, tuple[str, ...]] = {}
+    for cells in lines:
+        found = (text for i in told for text in _texts(cells[i]))
+        rows[cells[key]] = (*rows.get(cells[key], ()), *found)
+    return Table(path, ("caption",), {name: texts or ("",) for name, texts in rows.items()})
+
+
+def captions(texts: Sequence[str]) -> str | tuple[str, ...] | None:
+    """The captions of one image as its record holds them; blank ones are none."""
+    kept = tuple(text.strip() for text in texts if text.strip())
+    return kept if kept[1:] else kept[0] if kept else None
+
+
+def caption_lines(data: bytes) -> str | tuple[str, ...] | None:
+    """The captions of a text file, one a line.
+
+    Raises:
+        ValueError: it isn't UTF-8.
+    """
+    try:
+        return captions(data.decode("utf-8-sig").splitlines())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the caption is not UTF-8 ({error})") from error
+
+
+def _texts(cell: str | list[str] | None) -> list[str]:
+    return [cell] if isinstance(cell, str) else [text for text in cell or () if text]
+
+
+def _parquet(path: str) -> tuple[list[str], list[list[Any]]]:
+    """The columns and rows of a Parquet file of strings and lists of strings.
+
+    Raises:
+        UserError: pyarrow is not installed, no such file or another one, no rows, or an image that
+            is no string.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UserError(path, f"can't be read ({error})", "pip install pyarrow") from error
+    try:
+        table = parquet.read_table(path)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise UserError(path, f"no Parquet file ({error})", "copy it again") from error
+    strings = pyarrow.types.is_string, pyarrow.types.is_large_string
+    for field in table.schema:
+        if field.name == "file" or _CAPTION.fullmatch(field.name):
+            kind = field.type
+            if field.name != "file" and hasattr(kind, "value_type"):
+                kind = kind.value_type
+            if not any(is_string(kind) for is_string in strings):
+                what = f"column '{field.name}' holds {field.type}"
+                raise UserError(path, what, "give strings, or lists of strings as captions")
+    if not table.num_rows:
+        raise UserError(path, "holds no rows", "give one row or more per image")
+    return table.column_names, [list(row.values()) for row in table.to_pylist()]
+
+
 def classes(values: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
     """Numbers names in sorted order: i32[n] (-1 for the empty name) and the names by number."""
     names = tuple(sorted(set(values) - {""}))
@@ -136,6 +225,28 @@ def attribute_values(
 ) -> np.ndarray:
     """i8[n, A] of +1, -1 and 0 (unknown)."""
     values = [[_ATTRIBUTE[v] for v in column(table, rows, name)] for name in names]
+    return np.array(values, np.int8).T.reshape(len(rows), len(names))
+
+
+def units(table: Table) -> tuple[str, ...]:
+    """The columns of `table` that hold intensities of action units.
+
+    Columns that never rise above 1, or that hold -1, say no more than attributes do.
+    """
+    found, seen = [], set()
+    for position, name in enumerate(table.columns):
+        values = {row[position] for row in table.rows.values()}
+        if _UNIT.fullmatch(name) and values <= _INTENSITY.keys() and values != {""}:
+            found.append(name)
+            seen |= values
+    return tuple(found) if seen & {"2", "3", "4", "5"} else ()
+
+
+def unit_values(
+    table: Table, rows: Sequence[tuple[str, ...] | None], names: Sequence[str]
+) -> np.ndarray:
+    """i8[n, U] of intensities 1 to 5, -1 (at rest) and 0 (unknown)."""
+    values = [[_INTENSITY[v] for v in column(table, rows, name)] for name in names]
     return np.array(values, np.int8).T.reshape(len(rows), len(names))
 
 

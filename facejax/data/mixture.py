@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal
 
 from facejax import plugins
 from facejax.data import fields
+from facejax.data.captions import Captioned
 from facejax.data.records import Field, Source
 from facejax.errors import UserError, nearest
 from facejax.typed import build, keys_of
@@ -34,12 +35,22 @@ class Entry:
 
 @dataclass(frozen=True)
 class _Common:
-    """The keys that a source's dict may hold whatever its `name`."""
+    """The keys that a source's dict may hold whatever its `name`.
+
+    Attributes:
+        caption_from: "attributes" writes captions from a record's attributes, age, expression and
+            action units, in place of any that the source has; see `facejax.data.captions`.
+        caption_count: how many captions of each record.
+        caption_seed: another one gives other captions.
+    """
 
     name: str
     label: str | None = None
     weight: float | None = None
     crop: float = 1.0
+    caption_from: Literal["attributes"] | None = None
+    caption_count: int = 5
+    caption_seed: int = 0
 
 
 class Mixture:
@@ -123,7 +134,7 @@ class Mixture:
 
 
 def open_source(spec: Mapping[str, Any], where: str) -> Entry:
-    """Opens one source from a plain dict: name, label, weight, crop and the source's own keys.
+    """Opens one source from a plain dict: the keys of every source, and its own.
 
     Raises:
         UserError: an unknown key, at `where`.<key>, or what the source itself refuses.
@@ -141,7 +152,19 @@ def open_source(spec: Mapping[str, Any], where: str) -> Entry:
         source = module.open(config)
     if len(source) == 0:
         raise UserError(where, "holds no records", "check its path")
+    if options.caption_from:
+        source = _with_captions(source, options, where)
     return Entry(options.label or options.name, source, options.weight, options.crop)
+
+
+def _with_captions(source: Source, options: _Common, where: str) -> Source:
+    if options.caption_count < 1:
+        told = f"{options.caption_count} captions"
+        raise UserError(f"{where}.caption_count", told, "give 1 or more")
+    if "attributes" not in source.fields:
+        told = f"'{options.label or options.name}' gives no attributes"
+        raise UserError(f"{where}.caption_from", told, "label them, or leave it out")
+    return Captioned(source, options.caption_count, options.caption_seed)
 
 
 def open_sources(specs: Sequence[Mapping[str, Any]]) -> Mixture:

@@ -8,8 +8,8 @@
     <dir>/rejected.csv                         what was left out, and why
 
 A record's map holds `name` and the fields of `facejax.data.records`, images as JPEG and region maps
-as PNG; an array is a msgpack extension of type 1, itself a msgpack list [dtype, shape, bytes] in
-C order and little-endian.
+as PNG, several captions as a list; a NumPy array is a msgpack extension of type 1, itself a msgpack
+list [dtype, shape, bytes] in C order and little-endian.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ def pack_record(record: Record) -> bytes:
 
 def unpack_record(data: bytes) -> Record:
     """The record that `pack_record` serialised."""
-    return msgpack.unpackb(data, ext_hook=_unpack_array)
+    return msgpack.unpackb(data, ext_hook=_unpack_array, use_list=False)
 
 
 def _pack_array(value: Any) -> Any:

@@ -14,9 +14,10 @@ A record is a dict. `image` is always there; whatever else it holds is described
     regions      PNG bytes or u8[H, W], region numbers in the LaPa scheme (see `data/align.py`)
     landmarks    f32[K, 2], x and y in pixels of this record's image
     generated    encoded bytes or u8[H, W, 3] RGB, another picture of what `image` shows
-    caption      str
+    caption      str, or a tuple of str where it has several
     age          float, years
     expression   int, class number
+    units        i8[U], intensity of action units 1 to 5 (FACS A to E), -1 at rest, 0 unknown
     pose         f32[3], pitch, yaw, roll in degrees
     feature      f32[D], a vector that some encoder made of the image earlier
     codes        i32[N], codes of the image's patches, row by row

@@ -5,6 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+TRAIN, VALIDATION, TEST = 0, 1, 2
+PARTS = (0.6, 0.2, 0.2)
+"""Shares of the people of the parts of a probe."""
+
 
 def hash_share(text: str) -> float:
     """A number in [0, 1) that depends on `text` alone."""

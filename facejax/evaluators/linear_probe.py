@@ -29,13 +29,11 @@ from PIL import Image
 from facejax.errors import UserError
 from facejax.evaluators import Embed, Result, _bootstrap, _options, _probe
 from facejax.evaluators._embed import Flip, embed_pictures, map_rows
-from facejax.evaluators._hashing import split_people
+from facejax.evaluators._hashing import PARTS, TEST, TRAIN, VALIDATION, split_people
 from facejax.evaluators._metrics import unit
-from facejax.evaluators._pictures import Pictures, labels_of, open_pictures
+from facejax.evaluators._pictures import Pictures, open_pictures
+from facejax.evaluators._targets import columns, folder_keys
 from facejax.evaluators._tiny import write_people
-
-TRAIN, VALIDATION, TEST = 0, 1, 2
-PARTS = (0.6, 0.2, 0.2)
 
 
 @dataclass(frozen=True)
@@ -124,8 +122,8 @@ def prepare(cfg: Config, size: int) -> Data:
     if cfg.column == "identity":
         what = "people are dealt to the parts as a whole, so the test part has none that it knows"
         raise UserError("column", what, "use the evaluator knn")
-    pictures = open_pictures(cfg.path, cfg.source, cfg.crop, **_folder(cfg))
-    targets, classes, labels, people, readable = _columns(cfg, pictures)
+    pictures = open_pictures(cfg.path, cfg.source, cfg.crop, **folder_keys(cfg))
+    targets, classes, labels, people, readable = columns(cfg, pictures)
     rows = np.flatnonzero((labels >= 0).any(axis=1))
     labels, people = labels[rows], people[rows]
     part = split_people(people.tolist(), PARTS)
@@ -256,41 +254,6 @@ def _rows(items: _bootstrap.Items, which: np.ndarray) -> dict[str, np.ndarray]:
 def _majority(train: np.ndarray, test: np.ndarray, classes: int) -> float:
     counts = np.stack([np.sum(train == c, axis=0) for c in range(classes)])
     return float(_probe.mean_accuracy(test, test == counts.argmax(axis=0))[0])
-
-
-def _folder(cfg: Config) -> dict[str, Any]:
-    """The keys of the folder source that `path`, `labels` and `identity` are short for."""
-    files = (cfg.labels,) if isinstance(cfg.labels, str) else cfg.labels
-    if cfg.identity in ("parent", "none"):
-        who = {"identity": cfg.identity}
-    elif Path(cfg.identity).is_file():
-        files, who = (*files, cfg.identity), {"identity": "column"}
-    else:
-        who = {"identity": "column", "identity_column": cfg.identity}
-    classes = (cfg.column,) if cfg.column else ()
-    return {"labels": tuple(filter(None, files)), "classes": classes, "missing": "unknown", **who}
-
-
-def _columns(cfg: Config, pictures: Pictures) -> tuple:
-    """Names and number of classes of the targets, i64[N, A], people str[N] and bool[N] readable."""
-    known = pictures.source.fields
-    if cfg.column:
-        targets, classes = (cfg.column,), pictures.classes(cfg.column, "column").classes
-    elif "attributes" in known:
-        targets, classes = known["attributes"].names, 2
-        targets = targets or tuple(map(str, range(*known["attributes"].shape)))
-    else:
-        remedy = "give label files with attributes, or a 'column' of classes"
-        raise UserError(pictures.where, "no attributes", remedy)
-    field, people = cfg.column or "attributes", np.array(pictures.names())
-    if "identity" in known:
-        labels, numbers, readable = pictures.values(field, "identity")
-        people = np.where(numbers >= 0, labels_of(known["identity"], numbers), people)
-    else:
-        labels, readable = pictures.values(field)
-    if not cfg.column:
-        labels = np.where(labels == 0, -1, (labels + 1) // 2)
-    return targets, classes, labels.reshape(len(people), -1), people, readable
 
 
 def _several(labels: np.ndarray) -> np.ndarray:

@@ -39,7 +39,7 @@ class Config:
         path: a directory or a `.zip`, read in place.
         images: which files are images, a glob on the path within the set (`*` crosses folders);
             None means every common image extension, without the files of `regions` and `generated`.
-        labels: CSV files with identity, expression, age and attributes.
+        labels: CSV files with identity, expression, age, action units and attributes.
         identity: where identity comes from: the name of the image's folder, a column of `labels`.
         identity_column: that column.
         classes: further columns of `labels` that hold names of classes ("gender", "race"); each is
@@ -48,7 +48,8 @@ class Config:
         region_labels: the scheme that their numbers follow.
         landmarks: CSV file with file, x0, y0, x1, y1, ... in pixels.
         generated: template of another picture of what each image shows, for a second view.
-        captions: CSV file with a column `caption`, or a template of UTF-8 text files.
+        captions: CSV or `.parquet` file with a column `caption`, in one row or more per image, or a
+            template of UTF-8 text files, one caption a line.
         features: vectors of the images, the field `feature`: a directory that `facejax.embed`
             wrote for this set, or a `.npy` file of one row per image in the order of their paths.
         codes: codes of the images' patches, the field `codes`: such a file.
@@ -169,7 +170,8 @@ class Folder:
             record = {"image": self._files.read(self._names[index])}
             for field, names in self._companions.items():
                 if names[index] is not None:
-                    record[field] = self._companion(field, self._files.read(names[index]))
+                    value = self._companion(field, self._files.read(names[index]))
+                    record |= {} if value is None else {field: value}
             points = self._values["landmarks"][index] if self._draws else None
             if points is not None:
                 record["regions"] = _drawn(record["image"], points)
@@ -180,9 +182,9 @@ class Folder:
                 record[field] = value
         return record
 
-    def _companion(self, field: str, data: bytes) -> bytes | np.ndarray | str:
+    def _companion(self, field: str, data: bytes) -> bytes | np.ndarray | str | tuple | None:
         if field == "caption":
-            return data.decode("utf-8").strip()
+            return tables.caption_lines(data)
         translated = field == "regions" and self._scheme != "lapa"
         return region_map(data, self._scheme) if translated else data
 
@@ -249,7 +251,11 @@ def _labels(cfg: Config, names: Sequence[str]) -> dict:
                 found[field] = Field((), "int32", len(classes), classes), numbers
         if "age" in table.columns and "age" not in cfg.classes:
             found["age"] = Field((), "float32"), tables.numbers(table, rows, ["age"])[:, 0]
-        skip = (cfg.identity_column, "identity", "expression", "age", *cfg.classes, *titles)
+        units = tables.units(table)
+        if units:
+            field = Field((len(units),), "int8", names=units)
+            found["units"] = field, tables.unit_values(table, rows, units)
+        skip = (cfg.identity_column, "identity", "expression", "age", *cfg.classes, *titles, *units)
         attributes = tables.attributes(table, skip)
         blocks.append(tables.attribute_values(table, rows, attributes))
         titles += attributes
@@ -264,7 +270,7 @@ def _labels(cfg: Config, names: Sequence[str]) -> dict:
         if title not in found:
             raise UserError(where, f"has no column '{title}'", nearest(title, columns))
     if paths and not found:
-        what = "holds no identity, expression, age or -1/1 attribute"
+        what = "holds no identity, expression, age, action unit or -1/1 attribute"
         raise UserError(paths[0], what, "correct it or leave it out of labels")
     return found
 
@@ -281,11 +287,9 @@ def _landmarks(cfg: Config, names: Sequence[str]):
 
 
 def _captions(cfg: Config, names: Sequence[str]):
-    table = tables.read_table(cfg.captions)
-    if "caption" not in table.columns:
-        raise UserError(cfg.captions, "has no column 'caption'", "rename the column that holds it")
-    texts = tables.column(table, tables.match(table, names, cfg.missing), "caption")
-    return Field(dtype="str"), [text or None for text in texts]
+    table = tables.read_captions(cfg.captions)
+    rows = tables.match(table, names, cfg.missing)
+    return Field(dtype="str"), [tables.captions(row or ()) for row in rows]
 
 
 def _companions(template: str, cfg: Config, names: Sequence[str], files: Files) -> list[str | None]:

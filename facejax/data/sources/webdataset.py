@@ -4,7 +4,7 @@
 
 Members that follow each other and agree up to the first dot of their file names are one record:
 0001.jpg, 0001.cls, 0001.txt. The image is a .jpg, .jpeg, .png or .webp. A .cls holds a class
-number, a .txt a caption, a .json an object with either and with names of classes.
+number, a .txt captions, one a line, a .json an object with either and with names of classes.
 
 The headers of all members are read once at start, which takes about 40 s per million, and the
 places of records are kept in memory; nothing is written beside the shards. Pack sets that are
@@ -46,7 +46,7 @@ class Config:
         identity_column: that key.
         classes: further keys of the `.json` that hold names of classes ("gender", "race"); each is
             a field of its own name.
-        captions: where captions come from: the `.txt`, a key of the `.json`.
+        captions: where captions come from: the `.txt`, a key of the `.json` (a string or a list).
         caption_column: that key.
         missing: what a record without one of these is: an "error", or just "unknown".
     """
@@ -226,13 +226,13 @@ class WebDataset:
             record["caption"] = caption
         return record | {name: values[index] for name, values in self._values.items()}
 
-    def _caption(self, index: int) -> str | None:
+    def _caption(self, index: int) -> str | tuple[str, ...] | None:
         if self._cfg.captions == "txt":
-            text = self._members.read(index, "txt")
-            return None if text is None else text.decode("utf-8").strip()
+            return tables.caption_lines(self._members.read(index, "txt") or b"")
         if self._cfg.captions == "column":
             value = _object(self._members, index).get(self._cfg.caption_column)
-            return None if value is None else str(value)
+            several = value if isinstance(value, list) else [] if value is None else [value]
+            return tables.captions([str(text) for text in several])
         return None
 
 

@@ -1,6 +1,7 @@
 """The folder source as a user meets it: what it finds, and what it is told when it can't."""
 
 import dataclasses
+import sys
 import zipfile
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from facejax.data.align import regions_from_landmarks
+from facejax.data.captions import Captioned
 from facejax.data.decode import decode, encode_jpeg
 from facejax.data.fields import collate
 from facejax.data.records import BadRecord, Field
@@ -48,6 +50,76 @@ def test_an_image_without_its_generated_twin_says_so_or_goes_without(cfg, tmp_pa
     two, three = changed(cfg, missing="unknown").read([2, 3])
     assert "generated" in two
     assert "generated" not in three
+
+
+def test_action_units_with_their_intensities(cfg, tmp_path):
+    path = tmp_path / "units.csv"
+    path.write_text("file,AU12,AU4,AU6,Smiling\n0.jpg,0,5,1,1\n1.jpg,3,,0,-1\n2.jpg,,,,0\n")
+    source = changed(cfg, labels=str(path), identity="none", missing="unknown")
+    assert source.fields["units"] == Field((3,), "int8", names=("AU12", "AU4", "AU6"))
+    assert source.fields["attributes"].names == ("Smiling",)
+    records = source.read(range(4))
+    assert [r["units"].tolist() for r in records] == [[-1, 5, 1], [3, 0, -1], [0] * 3, [0] * 3]
+    decoded = [decode(r, 24, fields=source.fields) for r in records]
+    has = collate(decoded, {"units": source.fields["units"]}, 24)["has_units"]
+    assert has.tolist() == [True, True, False, False]
+    captions = Captioned(source, 40, seed=0).read([1])[0]["caption"]
+    assert any("pronounced pulling of the lip corners" in text for text in captions)
+    assert any("without raising of the cheeks" in text for text in captions)
+    path.write_text("file,AU12\n0.jpg,-1\n1.jpg,1\n")
+    binary = changed(cfg, labels=str(path), identity="none", missing="unknown")
+    assert binary.fields["attributes"].names == ("AU12",)
+    assert "units" not in binary.fields
+
+
+def captions_of(cfg, **values):
+    source = changed(cfg, **values)
+    return [record.get("caption") for record in source.read(range(len(source)))]
+
+
+def test_several_captions_of_an_image(cfg, tmp_path):
+    path = tmp_path / "several.csv"
+    path.write_text(
+        "file,caption,caption2,caption_id\n0.jpg,one,two,7\n1.jpg,,alone,8\n"
+        "0.jpg, three ,,9\n2.jpg,,,9\n4.jpg,x,,\n5.jpg,y,z,\n"
+    )
+    with pytest.raises(UserError, match=r"1 images have no entry: images/3\.jpg"):
+        changed(cfg, captions=str(path))
+    found = captions_of(cfg, captions=str(path), missing="unknown")
+    assert found == [("one", "two", "three"), "alone", None, None, "x", ("y", "z")]
+    for i in range(6):
+        (tmp_path / f"images/{i}.txt").write_text(f"\ufeffa {i}\n\n b {i} \n" if i else " \n")
+    (tmp_path / "images/5.txt").write_bytes(b"caf\xe9")
+    source = changed(cfg, captions="{parent}/{stem}.txt")
+    records = source.read(range(6))
+    assert "caption" not in records[0]
+    assert records[1]["caption"] == ("a 1", "b 1")
+    assert records[5].reason.startswith("the caption is not UTF-8")
+
+
+def test_captions_in_a_parquet_file(cfg, tmp_path, monkeypatch):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = str(tmp_path / "told.parquet")
+    files = ["0.jpg", "1.jpg", "0.jpg", "2.jpg", "3.jpg"]
+
+    def write(**columns):
+        parquet.write_table(pyarrow.table({"n": list(range(5)), "file": files, **columns}), path)
+
+    write(caption=["a", None, "b", "", "c"])
+    assert captions_of(cfg, captions=path, missing="unknown")[:4] == [("a", "b"), None, None, "c"]
+    write(caption=[["a", "b"], [], ["c"], [None, "d"], None])
+    found = captions_of(cfg, captions=path, missing="unknown")
+    assert found == [("a", "b", "c"), None, "d", None, None, None]
+    write(caption=[1, 2, 3, 4, 5])
+    with pytest.raises(UserError, match=r"column 'caption' holds int64"):
+        changed(cfg, captions=path)
+    (tmp_path / "told.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match="no Parquet file"):
+        changed(cfg, captions=path)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match="pip install pyarrow"):
+        changed(cfg, captions=path)
 
 
 def test_zip_and_directory_give_the_same_records(cfg, tmp_path):

@@ -87,6 +87,21 @@ def test_labels_come_from_where_the_config_says(tmp_path):
     assert webdataset.open(Config(path)).read([2]) == [{"image": b"image 2"}]
 
 
+def test_several_captions_of_a_record(tmp_path):
+    members = {"0.jpg": b"a", "0.txt": b"one\n\n two \r\n", "0.json": b'{"says": ["a", " ", "b"]}'}
+    members |= {"1.jpg": b"b", "1.txt": b" \n", "1.json": b'{"says": []}'}
+    members |= {"2.jpg": b"c", "2.txt": b"\xff", "2.json": b'{"says": "alone"}'}
+    write(tmp_path / "x.tar", members)
+    options = {"path": str(tmp_path), "missing": "unknown"}
+    lines = webdataset.open(Config(**options, captions="txt")).read(range(3))
+    assert lines[0]["caption"] == ("one", "two")
+    assert "caption" not in lines[1]
+    assert lines[2].reason.startswith("the caption is not UTF-8")
+    named = {"captions": "column", "caption_column": "says"}
+    keys = webdataset.open(Config(**options, **named)).read(range(3))
+    assert [r.get("caption") for r in keys] == [("a", "b"), None, "alone"]
+
+
 def test_patterns_globs_and_directories_name_shards(tmp_path):
     shards(tmp_path)
     names = [f"x-{i // 2:02d}.tar/{i}" for i in range(4)]
