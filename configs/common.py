@@ -57,22 +57,24 @@ def image_text(folder: str) -> ConfigDict:
     """
     config = ConfigDict()
     config.epochs = 12.0
-    config.global_batch = 256
+    config.global_batch = 128
 
     config.encoder = ConfigDict(
         {"name": "vit", "width": 128, "depth": 4, "heads": 4, "patch": 16, "pool": "mean"}
     )
     config.encoder_text = ConfigDict(
-        {"name": "text", "width": 128, "depth": 4, "heads": 4, "vocab": 2048}
+        {"name": "text", "width": 128, "depth": 2, "heads": 4, "vocab": 2048}
     )
     config.objective = ConfigDict()
     config.data = ConfigDict({"size": 64, "cache": "decoded"})
-    config.data.text = ConfigDict({"tokenizer": "packed/celeba/tokenizer.json", "length": 64})
+    config.data.text = ConfigDict({"tokenizer": "packed/celeba/tokenizer.json", "length": 48})
     config.data.sources = captioned(folder)
 
     config.optimizer = ConfigDict(
         {"name": "adamw", "base_lr": 1e-3, "weight_decay": 0.1, "b2": 0.98, "clip": 1.0}
     )
+    # With a shorter one both towers collapse to one point, at a loss of log B.
+    config.optimizer.schedule = ConfigDict({"kind": "cosine", "warmup": 0.2})
     config.checkpoint = ConfigDict({"every_steps": 250, "keep": 1})
     config.eval = lfw(folder)
     return config
