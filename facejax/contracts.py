@@ -280,6 +280,7 @@ class Spec:
         size: side of the training images in pixels.
         towers: geometry by tower key.
         classes: number of classes by field ("identity", ...), 0 or absent when unlabelled.
+        names: names of these classes in the order of their numbers, by field; absent without.
         attributes: names of the binary attributes, in the order of the batch field.
         artifacts: paths of extra files by name (codebooks, banks), from the config.
         aug: mean and std that every view shares, so that one run has one normalisation.
@@ -295,6 +296,7 @@ class Spec:
     artifacts: Mapping[str, str] = field(default_factory=dict)
     aug: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     tokenize: Callable[[Sequence[str]], np.ndarray] | None = None
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

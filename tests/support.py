@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import made_up
 import numpy as np
 
 from facejax import config, mesh, state
@@ -44,8 +45,9 @@ def program_of(run: Run, frozen: Mapping[str, Any] | None = None) -> state.Progr
         global_batch=run.global_batch,
         size=run.data.size,
         towers={k: t.module.tower(t.config) for k, t in run.towers.items()},
-        classes={"identity": CLASSES},
+        classes={"identity": CLASSES, "clip": 2},
         aug={"mean": run.data.mean, "std": run.data.std},
+        tokenize=made_up.tokenize,
     )
     return state.plan(run, spec, frozen)
 

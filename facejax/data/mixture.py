@@ -96,6 +96,12 @@ class Mixture:
         return {name: field.classes for name, field in self.fields.items() if field.classes}
 
     @property
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """Names of the classes of each integer label that has names."""
+        fields = self.fields.items()
+        return {name: field.names for name, field in fields if field.classes and field.names}
+
+    @property
     def attributes(self) -> tuple[str, ...]:
         """Names of the attributes, united over the sources."""
         return self.fields["attributes"].names if "attributes" in self.fields else ()
