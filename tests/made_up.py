@@ -93,12 +93,14 @@ def features(
     if p.cached is not None:
         return Features(pooled=make(B, tower.embed), valid=valid)
     if tower.size == 0:  # of texts
+        ids = batch(spec)[p.view.field]
+        rows = ids.shape[:-1]
         made = {
-            "pooled": make(B, tower.embed),
-            "tokens": make(B, LENGTH, tower.width),
-            "prefix": make(B, 0, tower.width),
-            "layers": tuple(make(B, LENGTH, tower.width) for _ in range(tower.depth)),
-            "view": {"text": batch(spec)["text"]},
+            "pooled": make(*rows, tower.embed),
+            "tokens": make(*rows, LENGTH, tower.width),
+            "prefix": make(*rows, 0, tower.width),
+            "layers": tuple(make(*rows, LENGTH, tower.width) for _ in range(tower.depth)),
+            "view": {"text": ids},
         }
         return Features(**{name: made[name] for name in p.outputs}, valid=valid)
     size = p.view.aug.size if p.view.aug else tower.size
@@ -149,9 +151,14 @@ def batch(spec: Spec = SPEC, seed: int = 0) -> dict[str, jax.Array]:
         "clip": jnp.asarray(np.arange(B) // 4, jnp.int32),
         "frame": jnp.asarray(np.arange(B) // 2 % 2, jnp.int32),
         "text": jnp.asarray(tokenize([f"a {seed} {n}" for n in range(B)])),
+        # Sets: pictures of up to three faces and two names; one has no face, another no name.
+        "faces": jnp.asarray(rng.normal(size=(B, 3, 8)), jnp.float32),
+        "names": jnp.asarray(rng.integers(2, WORDS, (B, 2, LENGTH)), jnp.int32),
     }
     known = {f"has_{name}": jnp.ones(B, bool) for name in fields}
     known |= {"has_feature": jnp.arange(B) != 5, "has_text": jnp.arange(B) != 3}
+    counts = {"faces": [1, 2, 3, 0, 2, 1, 3, 1], "names": [1, 2, 1, 2, 0, 1, 2, 2]}
+    known |= {f"count_{name}": jnp.asarray(count, jnp.int32) for name, count in counts.items()}
     return {"image": image, **fields, **known}
 
 
