@@ -151,11 +151,14 @@ def batch(spec: Spec = SPEC, seed: int = 0) -> dict[str, jax.Array]:
         "clip": jnp.asarray(np.arange(B) // 4, jnp.int32),
         "frame": jnp.asarray(np.arange(B) // 2 % 2, jnp.int32),
         "text": jnp.asarray(tokenize([f"a {seed} {n}" for n in range(B)])),
+        # A row of a bank.
+        "target": jnp.asarray([5, 0, 3, 2, -1, 9, 3, 7], jnp.int32),
         # Sets: pictures of up to three faces and two names; one has no face, another no name.
         "faces": jnp.asarray(rng.normal(size=(B, 3, 8)), jnp.float32),
         "names": jnp.asarray(rng.integers(2, WORDS, (B, 2, LENGTH)), jnp.int32),
     }
     known = {f"has_{name}": jnp.ones(B, bool) for name in fields}
+    known["has_generated"] = jnp.arange(B) != 6
     known |= {"has_feature": jnp.arange(B) != 5, "has_text": jnp.arange(B) != 3}
     counts = {"faces": [1, 2, 3, 0, 2, 1, 3, 1], "names": [1, 2, 1, 2, 0, 1, 2, 2]}
     known |= {f"count_{name}": jnp.asarray(count, jnp.int32) for name, count in counts.items()}
