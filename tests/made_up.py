@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from made_up_texts import LENGTH, WORDS, applied, tokenize
 
 from facejax.contracts import Ctx, Draw, Features, Loss, Pairs, Pass, Spec, Tower, Vars
 from facejax.losses import sum_terms
@@ -20,8 +21,7 @@ from facejax.ops import similarity
 
 B = 8
 TOWER = Tower(width=8, embed=8, patch=4, prefix=1, size=16, depth=2)
-TEXT_TOWER = Tower(width=8, embed=8, patch=0, prefix=0, size=0, depth=2)
-LENGTH, WORDS = 6, 32
+TEXT_TOWER = Tower(width=8, embed=8, patch=0, prefix=0, size=0, depth=2, context=8)
 SPEC = Spec(
     steps=10,
     global_batch=B,
@@ -30,7 +30,7 @@ SPEC = Spec(
     classes={"identity": 12, "clip": 2, "frame": 2},
     attributes=("one", "two", "three"),
     aug={"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
-    tokenize=lambda texts: tokenize(texts),
+    tokenize=tokenize,
 )
 DRAW = Draw(jax.random.key(1), jnp.arange(B, dtype=jnp.int32))
 
@@ -129,12 +129,6 @@ def _unbatched(p: Pass, tower: Tower, make: Make, constants: Any) -> Features:
     return Features(pooled=make(*(shape[:-1] if p.view.aug is None else shape[:1]), tower.embed))
 
 
-def tokenize(texts: Any) -> np.ndarray:
-    """Token ids i32[n, LENGTH] of texts, as `Spec.tokenize` gives them: letters as numbers."""
-    ids = [[2, *(ord(c) % WORDS for c in text)][: LENGTH - 1] + [1] for text in texts]
-    return np.asarray([row + [0] * (LENGTH - len(row)) for row in ids], np.int32)
-
-
 def batch(spec: Spec = SPEC, seed: int = 0) -> dict[str, jax.Array]:
     """The fields that test objectives read."""
     rng = np.random.default_rng(seed)
@@ -223,6 +217,7 @@ class Case:
 
     def ctx(self, draw: Draw, rows: Any = None) -> Ctx:
         known = {"rows": rows or {}, "constants": self.constants, "batch": batch(self.spec)}
+        known["apply"] = functools.partial(applied, self.spec)
         return Ctx(jnp.int32(0), draw=draw, spec=self.spec, **known)
 
     def trained(self, given: Inputs) -> Any:
