@@ -119,6 +119,7 @@ def spelled_type(hint: Any) -> str:
     if origin is not None and issubclass(origin, Mapping):
         return "dict"
     words = {type(None): "None", Schedule: "schedule", config.Rule: "rule", Sampler: "sampler"}
+    words[config.Text] = "text"
     return words.get(hint, getattr(hint, "__name__", str(hint)))
 
 
@@ -182,6 +183,7 @@ def sections() -> Iterator[tuple[str, str, list[Row]]]:
     )
     yield "config.data", first_line(config.Data), rows(config.Data)
     yield "config.data.sampler", first_line(Sampler), rows(Sampler)
+    yield "config.data.text", first_line(config.Text), rows(config.Text)
     of_source = described(mixture.Entry)
     yield (
         "config.data.sources",

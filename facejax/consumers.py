@@ -9,11 +9,13 @@ an adapter, or `triplet` with `old` while training.
 Sources: the public code of each, as of 2025.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from facejax.errors import UserError, nearest
+from facejax.export import fixed_images
 from facejax.model import Model
 
 
@@ -26,6 +28,7 @@ class Contract:
         network: that it was trained on.
         use: what it does with them.
         width: of the embedding.
+        padded: width that it is filled up to with zeros; 0: it is not.
         size: side of the aligned picture in pixels.
         mean, std: of the pixels in [0, 1].
     """
@@ -34,37 +37,63 @@ class Contract:
     network: str
     use: str
     width: int = 512
+    padded: int = 0
     size: int = 112
     mean: float = 0.5
     std: float = 0.5
 
 
 CONSUMERS = {
-    "arc2face": Contract("unit", "R100 on WebFace42M", "zero-padded to 768, the token 'id'"),
+    "arc2face": Contract("unit", "R100 on WebFace42M", "the token 'id' of a prompt", padded=768),
     "instantid": Contract("raw", "R100 on Glint360K (antelopev2)", "16 tokens of a resampler"),
     "consistentid": Contract("unit", "R50 on WebFace600K (buffalo_l)", "an MLP to 4 tokens"),
     "mica": Contract("unit", "R100 on Glint360K", "an MLP to 300 FLAME shape parameters"),
+    "vec2face": Contract("raw", "R100 on Glint360K", "a feature map that images are made from"),
 }
+"""InstantID and ConsistentID take zeros where there is no face."""
 
 
-def problems(model: Model, consumer: str) -> list[str]:
-    """What keeps an encoder from a consumer, a line each; none if it fits.
-
-    Both forms are had from every encoder (`raw`, and `unit` in an export of ONNX or StableHLO), so
-    the form is no problem unless the encoder's own output is of length one and `raw` is wanted.
+def contract(consumer: str) -> Contract:
+    """What a consumer takes.
 
     Raises:
         UserError: no such consumer is known.
     """
     if consumer not in CONSUMERS:
         raise UserError("consumer", f"no '{consumer}'", nearest(consumer, CONSUMERS))
-    want, have = CONSUMERS[consumer], model.preprocess
+    return CONSUMERS[consumer]
+
+
+def vectors(outputs: Mapping[str, np.ndarray], consumer: str) -> np.ndarray:
+    """The embeddings in the form and the width that a consumer takes.
+
+    Args:
+        outputs: of `Model.outputs`, or of an export in ONNX or StableHLO.
+
+    Returns:
+        f32[n, width], or f32[n, padded].
+    """
+    want = contract(consumer)
+    found = np.asarray(outputs[want.form])
+    return np.pad(found, ((0, 0), (0, max(0, want.padded - found.shape[1]))))
+
+
+def problems(model: Model, consumer: str) -> list[str]:
+    """What keeps an encoder from a consumer, a line each; none if it fits.
+
+    Both forms are had from every encoder (`Model.outputs`, and exports in ONNX or StableHLO), so
+    the form is no problem unless the encoder's own output is of length one and "raw" is wanted.
+
+    Raises:
+        UserError: no such consumer is known.
+    """
+    want, have = contract(consumer), model.preprocess
     size = have["size"]
-    images = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
-    embeddings = model.embed(images)
+    outputs = model.outputs(fixed_images(size))
+    raw = np.asarray(outputs["raw"], np.float64)
     found = []
-    if embeddings.shape[1] != want.width:
-        found.append(f"embeddings are {embeddings.shape[1]} wide, {consumer} takes {want.width}")
+    if raw.shape[1] != want.width:
+        found.append(f"embeddings are {raw.shape[1]} wide, {consumer} takes {want.width}")
     if size != want.size:
         found.append(f"pictures are {size} px, {consumer} gives {want.size}")
     for key, value in (("mean", want.mean), ("std", want.std)):
@@ -75,8 +104,20 @@ def problems(model: Model, consumer: str) -> list[str]:
     if "arcface" not in have["alignment"]:
         what = f"alignment is '{have['alignment']}'"
         found.append(f"{what}, {consumer} aligns by five points onto the template of ArcFace")
-    if not np.isfinite(embeddings).all():
-        found.append("embeddings are not finite")
-    elif want.form == "raw" and np.allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-3):
-        found.append(f"embeddings have length 1 by themselves, {consumer} reads their length")
-    return found
+    if have["flip"] != "none":
+        found.append(f"flip is '{have['flip']}', {consumer} embeds a picture once")
+    return found + _of_numbers(raw, want, consumer)
+
+
+def _of_numbers(raw: np.ndarray, want: Contract, consumer: str) -> list[str]:
+    """Problems of the embeddings f64[n, D] of different pictures; the first one only."""
+    lengths = np.linalg.norm(raw, axis=1, keepdims=True)
+    if not np.isfinite(raw).all():
+        return ["embeddings are not finite"]
+    if not lengths.all():
+        return ["an embedding is zero, so that it has no direction"]
+    if np.ptp(raw / lengths, axis=0).max() < 1e-5:
+        return ["all pictures have one embedding"]
+    if want.form == "raw" and np.allclose(lengths, 1, atol=1e-3):
+        return [f"embeddings have length 1 by themselves, {consumer} reads their length"]
+    return []

@@ -114,6 +114,25 @@ def attend(
     return jnp.einsum("bhqk,bkhc->bqhc", jax.nn.softmax(scores).astype(v.dtype), v)
 
 
+Rotation = tuple[jax.Array, jax.Array]
+"""Cosines and sines f32[B or 1, N, C / 2] of the angles by which `rotate` turns pairs."""
+
+
+def rotate(x: jax.Array, rotation: Rotation) -> jax.Array:
+    """Turns channel c of every head with channel c + C / 2, in float32 or wider.
+
+    Rotary positions (Su et al. 2021, arXiv:2104.09864): products of queries and keys turned by
+    their positions depend on how far these are apart.
+
+    Args:
+        x: [B, N, heads, C].
+        rotation: angle 0 leaves a token as it is.
+    """
+    cos, sin = (part[:, :, None] for part in rotation)
+    a, b = jnp.split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with a fused qkv projection: [B, N, D] -> [B, N, D].
 
@@ -122,29 +141,49 @@ class Attention(nn.Module):
         qkv_bias: whether queries, keys and values have a bias.
         implementation: see `attend`.
         dtype: compute dtype.
+        key_bias: without, the biases of queries and values are parameters of their own, `q_bias`
+            and `v_bias`.
     """
 
     heads: int
     qkv_bias: bool = True
     implementation: Implementation = "xla"
     dtype: Any = None
+    key_bias: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array, allowed: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        rotation: Rotation | None = None,
+        allowed: jax.Array | None = None,
+    ) -> jax.Array:
+        """Attends.
+
+        Args:
+            x: [B, N, D].
+            rotation: of queries and keys, see `rotate`; None for none.
+            allowed: see `attend`.
+        """
         B, N, D = x.shape
-        qkv = dense(3 * D, use_bias=self.qkv_bias, dtype=self.dtype, name="qkv")(x)
+        fused = self.qkv_bias and self.key_bias
+        qkv = dense(3 * D, use_bias=fused, dtype=self.dtype, name="qkv")(x)
         qkv = qkv.reshape(B, N, 3, self.heads, D // self.heads)
-        out = attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], self.implementation, allowed)
+        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        if self.qkv_bias and not self.key_bias:
+            q, v = (y + self._bias(name, D).astype(y.dtype) for name, y in (("q", q), ("v", v)))
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        out = attend(q, k, v, self.implementation, allowed)
         return dense(D, dtype=self.dtype, name="proj")(out.reshape(B, N, D))
+
+    def _bias(self, name: str, D: int) -> jax.Array:
+        bias = self.param(f"{name}_bias", nn.initializers.zeros, (D,))
+        return bias.reshape(1, 1, self.heads, -1)
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of tokens to others: [B, N, D], [B, M, C] -> [B, N, D].
-
-    Attributes:
-        heads: number of heads; divides D.
-        dtype: compute dtype.
-    """
+    """As `Attention`, of tokens to others: [B, N, D], [B, M, C] -> [B, N, D]."""
 
     heads: int
     dtype: Any = None
@@ -177,6 +216,7 @@ class Block(nn.Module):
         dtype: compute dtype.
         activation: of the MLP.
         eps: of the norms.
+        key_bias: see `Attention`.
     """
 
     width: int
@@ -188,12 +228,14 @@ class Block(nn.Module):
     dtype: Any = None
     activation: Activation = "gelu"
     eps: float = NORM_EPS
+    key_bias: bool = True
 
     @nn.compact
     def __call__(
         self,
         x: jax.Array,
         branch_scale: jax.Array | None = None,
+        rotation: Rotation | None = None,
         allowed: jax.Array | None = None,
         context: jax.Array | None = None,
     ) -> jax.Array:
@@ -203,12 +245,16 @@ class Block(nn.Module):
             x: [B, N, D].
             branch_scale: f32[B, 2], factors of the attention and of the MLP branch per row
                 (stochastic depth: 0 or 1 / keep probability), or None for 1.
+            rotation: of queries and keys, see `rotate`; None for none.
             allowed: see `attend`.
             context: [B, M, C], what cross-attention reads; None: there is none.
         """
         x = x.astype(self.dtype or x.dtype)
-        attn = Attention(self.heads, self.qkv_bias, self.attention, self.dtype, name="attn")
-        x = self._add(x, attn(layer_norm(x, "norm1", self.eps), allowed), "ls1", branch_scale, 0)
+        attn = Attention(
+            self.heads, self.qkv_bias, self.attention, self.dtype, self.key_bias, name="attn"
+        )
+        branch = attn(layer_norm(x, "norm1", self.eps), rotation, allowed)
+        x = self._add(x, branch, "ls1", branch_scale, 0)
         if context is not None:
             cross = CrossAttention(self.heads, self.dtype, name="cross")
             x = x + cross(layer_norm(x, "norm_cross", self.eps), context).astype(x.dtype)
@@ -236,11 +282,15 @@ class AttentionPool(nn.Module):
         heads: number of heads; divides D.
         mlp_ratio: as in `Block`.
         dtype: compute dtype.
+        eps: of the norm.
+        activation: of the MLP.
     """
 
     heads: int
     mlp_ratio: float = 4.0
     dtype: Any = None
+    eps: float = NORM_EPS
+    activation: Activation = "gelu"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -251,8 +301,8 @@ class AttentionPool(nn.Module):
         q = jnp.broadcast_to(q, (B, *q.shape[1:]))
         y = attend(q, kv[:, :, 0], kv[:, :, 1])
         y = dense(D, dtype=self.dtype, name="proj")(y.reshape(B, D))
-        mlp = Mlp(int(D * self.mlp_ratio), self.dtype, name="mlp")
-        return y + mlp(layer_norm(y, "norm"))
+        mlp = Mlp(int(D * self.mlp_ratio), self.dtype, self.activation, name="mlp")
+        return y + mlp(layer_norm(y, "norm", self.eps))
 
 
 Remat = Literal["none", "dots", "full"]

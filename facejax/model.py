@@ -12,9 +12,10 @@ import jax
 import numpy as np
 from PIL import Image
 
-from facejax import augment, checkpoint, config, export, mesh, plugins, tokenizer
+from facejax import augment, checkpoint, config, export, lora, mesh, plugins, tokenizer
 from facejax.contracts import Aug, Draw, Params, View
 from facejax.errors import UserError
+from facejax.export import _encoder
 from facejax.joint import Joint, Space, space_of
 from facejax.metrics import read_jsonl
 
@@ -110,6 +111,24 @@ class Model:
             found = _compiled(function, devices)(static, weights, placed)
             out.append(np.asarray(found)[: len(part)])
         return np.concatenate(out)
+
+    def outputs(self, images: np.ndarray | Sequence[Any]) -> dict[str, np.ndarray]:
+        """All forms of the embedding, computed in float32 on one device.
+
+        Args:
+            images: as for `embed`, all at once.
+
+        Returns:
+            "raw" f32[n, D], "unit" f32[n, D], "norm" f32[n, 1], "map" f32[n, W, h, w] and
+            "pooled_map" f32[n, W]; see `facejax.export._encoder.outputs`.
+        """
+        size, params = self.preprocess["size"], self.params
+        if isinstance(self.module, lora.Adapted):
+            params = lora.merge(self.module.lora, params)
+        pixels = export.normalise(np.stack([fit(i, size) for i in images]), self.preprocess)
+        with jax.default_matmul_precision("highest"):
+            found = _encoder.forward(self.encoder_config)(params, self.stats, pixels)
+        return jax.device_get(found)
 
     def _aug(self) -> Aug:
         p = self.preprocess
@@ -281,7 +300,8 @@ def load(directory: str | Path, step: int | None = None) -> Model:
 def _load_export(directory: Path) -> Model:
     ours = export.read_json(directory / "config.json").get("facejax", {})
     module = plugins.load("export", str(ours.get("format")), str(directory / "config.json"))
-    encoder_config, params, stats, preprocess = module.read(directory)
+    read = module.read_joint if "joint" in ours else module.read
+    encoder_config, params, stats, preprocess, *space = read(directory)
     name = str(ours.get("encoder", "vit"))
     return Model(
         encoder_name=name,
@@ -290,4 +310,5 @@ def _load_export(directory: Path) -> Model:
         params=params,
         stats=stats,
         preprocess=preprocess,
+        space=space[0] if space else None,
     )

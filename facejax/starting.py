@@ -172,6 +172,7 @@ def match(
     report = Report(source.layout, skipped=list(source.skipped), notes=list(source.notes))
     taken: dict[str, np.ndarray] = {}
     problems: dict[str, list[str]] = {"missing": [], "wrong shape": []}
+    problems["positions"] = _wrong_positions(source.config, cfg)
     for path, want in wanted.items():
         essential = path.startswith(("params/encoder/", "stats/encoder/"))
         value = source.arrays.get(path)
@@ -205,6 +206,14 @@ def match(
     report.skipped += [p for p in source.arrays if p not in wanted]
     report.notes += _lost_positions(wanted, source)
     return taken, report
+
+
+def _wrong_positions(theirs: Any, ours: Any) -> list[str]:
+    """Rotary positions are part of the attention, so none can stand for others there."""
+    there, here = (getattr(c, "positions", None) for c in (theirs, ours))
+    if (there == "rope") == (here == "rope"):
+        return []
+    return [f"made for '{there}', config.encoder.positions is '{here}'"]
 
 
 def _lost_positions(wanted: Mapping[str, Any], source: Source) -> list[str]:

@@ -23,6 +23,8 @@ from facejax.errors import UserError
 START = ("<|startoftext|>", "[CLS]", "<s>")
 END = ("<|endoftext|>", "[SEP]", "</s>")
 PAD = "<pad>"
+_AROUND = ("post_processor", "truncation", "padding")
+"""Parts of a file that `encode` does without."""
 FILE = "tokenizer.json"
 """Its name beside a run or an export."""
 SMALLEST = 260
@@ -70,9 +72,29 @@ class Tokenizer:
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of what it does, whatever the spelling of its file."""
-        plain = json.dumps(json.loads(self.text), sort_keys=True)
-        return hashlib.sha256(plain.encode()).hexdigest()
+        """SHA-256 of what it makes of texts here, whatever the spelling of its file."""
+        told = json.loads(self.text)
+        plain = {k: v for k, v in told.items() if k not in _AROUND} | {"pad": self.pad}
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+    def with_frame(self) -> "Tokenizer":
+        """The same whose own file puts start, end and padding around texts, for other programs."""
+        from tokenizers import Tokenizer as Backend
+        from tokenizers.processors import TemplateProcessing
+
+        backend = Backend.from_str(self.text)
+        names = {i: backend.id_to_token(i) for i in (self.start, self.end) if i is not None}
+        parts = [names[self.start]] if self.start is not None else []
+        backend.post_processor = TemplateProcessing(
+            single=[*parts, "$A", names[self.end]],
+            special_tokens=[(n, i) for i, n in names.items()],
+        )
+        backend.enable_padding(pad_id=self.pad, pad_token=backend.id_to_token(self.pad))
+        return Tokenizer(backend.to_str())
+
+    def token(self, index: int) -> str:
+        """The spelling of a token."""
+        return self._backend.id_to_token(index)
 
     def _ids(self, names: Sequence[str]) -> Iterator[int]:
         found = map(self._backend.token_to_id, names)
@@ -158,12 +180,13 @@ def train(texts: Iterable[str], vocab: int = 4096) -> Tokenizer:
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab,
-        special_tokens=[PAD, START[0], END[0]],
+        # CLIP of transformers takes an end token of id 2 for that of its first files.
+        special_tokens=[START[0], END[0], PAD],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     backend.train_from_iterator(texts, trainer)
-    backend.enable_padding(pad_id=0, pad_token=PAD)
+    backend.enable_padding(pad_id=2, pad_token=PAD)
     return Tokenizer(backend.to_str())
 
 

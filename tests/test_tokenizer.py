@@ -25,12 +25,15 @@ def test_what_is_learned_reads_back_every_text(learned, tmp_path):
     for text, row in zip([*TEXTS, "", "日本"], ids):
         assert learned.decode(row).strip() == " ".join(text.lower().split())
     assert ids.max() < learned.vocab <= 320
-    assert learned.pad == 0 != learned.end
+    assert (learned.start, learned.end, learned.pad) == (0, 1, 2)
     learned.save(tmp_path / "tokenizer.json")
     again = tokenizer.load(tmp_path / "tokenizer.json")
     assert again.digest == learned.digest == tokenizer.load(tmp_path).digest
     np.testing.assert_array_equal(again.encode(TEXTS, 60), learned.encode(TEXTS, 60))
     assert tokenizer.train(TEXTS, vocab=300).digest != learned.digest
+    framed = learned.with_frame()
+    assert framed.digest == learned.digest
+    assert framed._backend.encode(TEXTS[1]).ids == ids[1][ids[1] != learned.pad].tolist()
 
 
 def test_what_is_too_long_is_cut_and_counted(learned):

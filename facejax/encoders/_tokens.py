@@ -5,10 +5,11 @@ Shapes: B rows, N patches, K of them computed, D width.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from facejax.contracts import Draw, Drawn, Params
-from facejax.layers import Remat, dense, remat_policy
+from facejax.layers import Remat, Rotation, dense, remat_policy
 from facejax.ops.masking import REMOVED, patchify
 
 
@@ -21,7 +22,7 @@ def embed(
     params: Params,
     image: jax.Array,
     patch: int,
-    positions: jax.Array,
+    positions: jax.Array | None,
     mask: Drawn | None,
     dtype: jnp.dtype,
 ) -> jax.Array:
@@ -31,21 +32,32 @@ def embed(
         params: `patch_embed`, and `mask_token` where `mask` replaces.
         image: f32[B, H, W, 3], sides multiples of the patch.
         patch: side of a patch.
-        positions: f32[N, D].
+        positions: f32[N, D]; None adds nothing.
         mask: as an encoder's `apply` takes it.
         dtype: compute dtype.
     """
-    patches = patchify(image, patch)
-    D = positions.shape[-1]
-    positions = jnp.broadcast_to(positions[None], (*patches.shape[:2], D))
-    if mask is not None and mask.keep is not None:
-        patches = jnp.take_along_axis(patches, mask.keep[..., None], axis=1)
-        positions = jnp.take_along_axis(positions, mask.keep[..., None], axis=1)
-    x = dense(D, dtype=dtype).apply({"params": params["patch_embed"]}, patches)
+    patches = kept(patchify(image, patch), mask)
+    D = params["patch_embed"]["kernel"].shape[-1]
+    layer = params["patch_embed"]
+    x = dense(D, use_bias="bias" in layer, dtype=dtype).apply({"params": layer}, patches)
     if mask is not None and mask.keep is None:
         removed = (mask.mask & REMOVED).astype(bool)[..., None]
         x = jnp.where(removed, params["mask_token"][None].astype(x.dtype), x)
-    return x + positions.astype(x.dtype)
+    if positions is None:
+        return x
+    return x + at_rows(positions, x.shape[0], mask).astype(x.dtype)
+
+
+def kept(tokens: jax.Array, mask: Drawn | None) -> jax.Array:
+    """The tokens [B, N, D] that a mask keeps: [B, K, D]; all of them where it drops none."""
+    if mask is None or mask.keep is None:
+        return tokens
+    return jnp.take_along_axis(tokens, mask.keep[..., None], axis=1)
+
+
+def at_rows(values: jax.Array, rows: int, mask: Drawn | None) -> jax.Array:
+    """Values [N, D] of all patches for those that are computed in each row: [B, K, D]."""
+    return kept(jnp.broadcast_to(values[None], (rows, *values.shape)), mask)
 
 
 def resized(positions: jax.Array, own: tuple[int, int], grid: tuple[int, int]) -> jax.Array:
@@ -55,6 +67,32 @@ def resized(positions: jax.Array, own: tuple[int, int], grid: tuple[int, int]) -
     D = positions.shape[-1]
     plane = positions.reshape(*own, D)
     return jax.image.resize(plane, (*grid, D), "bicubic", antialias=True).reshape(-1, D)
+
+
+ROPE_BASE = 100.0
+"""Base of the periods of DINOv3's rotary positions."""
+
+
+def rope_2d(channels: int, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The rotary positions of DINOv3 (Simeoni et al. 2025, arXiv:2508.10104).
+
+    A patch lies at its centre, in [-1, 1] from edge to edge of the image, so that a finer grid sees
+    the same positions more densely. With w_k = 100 ** (-k / (C / 4)), k < C / 4, the first C / 4
+    angles are 2 pi w_k times the row and the others 2 pi w_k times the column. DINOv3 also shifts
+    and rescales positions in training, which is not done here.
+
+    Args:
+        channels: C of one head, a multiple of 4.
+        grid: rows and columns of patches.
+
+    Returns:
+        (cosines, sines) f64[rows * columns, C / 2], patches in row-major order; see `rotate`.
+    """
+    rows, columns = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
+    omega = 2 * np.pi * ROPE_BASE ** (-np.arange(channels // 4) / (channels / 4))
+    places = [2 * (t + 0.5) / n - 1 for t, n in zip((rows, columns), grid)]
+    angles = np.concatenate([t[:, None] * omega[None] for t in places], axis=1)
+    return np.cos(angles), np.sin(angles)
 
 
 def branch_scales(depth: int, drop_path: float, draw: Draw) -> jax.Array:
@@ -81,6 +119,7 @@ def run_blocks(
     want_layers: bool,
     remat: Remat,
     scan: bool,
+    rotation: Rotation | None = None,
     allowed: jax.Array | None = None,
     context: jax.Array | None = None,
 ) -> tuple[jax.Array, tuple[jax.Array, ...] | None]:
@@ -88,6 +127,7 @@ def run_blocks(
 
     Args:
         scales: as `branch_scales` makes them, or None.
+        rotation: of the queries and keys of every block.
         allowed, context: as a `Block` takes them.
 
     Returns:
@@ -96,7 +136,7 @@ def run_blocks(
 
     def step(x, xs):
         block_params, scale = xs
-        x = block.apply({"params": block_params}, x, scale, allowed, context)
+        x = block.apply({"params": block_params}, x, scale, rotation, allowed, context)
         return x, x if want_layers else None
 
     if remat != "none":

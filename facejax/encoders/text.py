@@ -182,8 +182,8 @@ def apply(
         "layers" in outputs,
         cfg.remat,
         cfg.scan,
-        _allowed(cfg, ids),
-        context,
+        allowed=_allowed(cfg, ids),
+        context=context,
     )
     tokens = _norm(cfg).apply({"params": params["norm"]}, x)
 

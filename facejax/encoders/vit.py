@@ -2,14 +2,17 @@
 
 Pre-norm blocks, fused qkv, exact GELU, norm eps 1e-6, fixed sine-cosine positions by default. Class
 token and registers (Darcet et al. 2024, arXiv:2309.16588) carry no position. The final norm runs
-over all tokens, and pooling comes after it.
+over all tokens, and pooling comes after it. With positions "rope" it is the ViT of DINOv3 (Simeoni
+et al. 2025, arXiv:2508.10104) but for that one's gated MLPs: rotary positions, keys without bias,
+norm eps 1e-5.
 
 Parameters, with D the width and p the patch side:
 
     patch_embed/{kernel [p*p*3, D], bias}    pixels of a patch in (row, column, channel) order
     cls_token [1, D], registers [R, D], mask_token [1, D], pos_embed [N, D]    where configured
     blocks_00/{norm1, attn/{qkv, proj}, ls1, norm2, mlp/{fc1, fc2}, ls2}, blocks_01, ...
-    norm, attn_pool/{latent, q, kv, proj, norm, mlp/{fc1, fc2}}, neck
+    blocks_00/attn/{q_bias, v_bias}    instead of qkv/bias, with positions "rope"
+    pre_norm, norm, attn_pool/{latent, q, kv, proj, norm, mlp/{fc1, fc2}}, neck
 """
 
 import zlib
@@ -29,6 +32,7 @@ from facejax.layers import (
     AttentionPool,
     Block,
     Remat,
+    Rotation,
     dense,
     sincos_2d,
 )
@@ -53,6 +57,10 @@ VARIANTS = {
 }
 
 
+ROPE_EPS = 1e-5
+"""Of the norms of DINOv3."""
+
+
 @dataclass(frozen=True)
 class Config:
     """Options of the encoder `vit`.
@@ -64,11 +72,16 @@ class Config:
         size: side in pixels of the images that the positions are for; None: the run's data.size.
         pool: "class" (class token), "mean" (of the patch tokens) or "attention".
         class_token: None: only where `pool` needs it.
-        positions: "sincos" is fixed and recomputed for other input sizes, "learned" is resized.
+        positions: "sincos" is fixed and recomputed for other input sizes, "learned" is resized,
+            "rope" rotates queries and keys in every block.
         registers: number of register tokens.
         layer_scale: initial LayerScale, None for none.
         drop_path: stochastic depth of the last block, rising linearly from 0 at the first.
-        qkv_bias: whether queries, keys and values have a bias.
+        qkv_bias: whether queries, keys and values have a bias; keys have none with "rope".
+        norm_eps: of all norms; None: 1e-6, with "rope" 1e-5.
+        activation: of the MLPs; "quick_gelu" is that of CLIP's first models, "gelu_tanh" SigLIP's.
+        pre_norm: a norm before the blocks, as in CLIP.
+        patch_bias: whether the projection of patches has a bias; CLIP's has none.
         neck: what turns the pooled features into the embedding.
         embed: width of the neck's output; 0 with neck "none".
         dtype: compute dtype; parameters are float32.
@@ -86,11 +99,15 @@ class Config:
     size: int | None = None
     pool: Literal["class", "mean", "attention"] = "class"
     class_token: bool | None = None
-    positions: Literal["sincos", "learned"] = "sincos"
+    positions: Literal["sincos", "learned", "rope"] = "sincos"
     registers: int = 0
     layer_scale: float | None = None
     drop_path: float = 0.0
     qkv_bias: bool = True
+    norm_eps: float | None = None
+    activation: Literal["gelu", "gelu_tanh", "quick_gelu"] = "gelu"
+    pre_norm: bool = False
+    patch_bias: bool = True
     neck: Literal["none", "linear"] = "none"
     embed: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -114,6 +131,9 @@ class Config:
         if width % 4 and self.positions == "sincos":
             what = f"sine-cosine positions need a multiple of 4, not {width}"
             raise UserError("encoder.width", what, "change it or use positions 'learned'")
+        if width // heads % 4 and self.positions == "rope":
+            what = f"rotary positions need a multiple of 4 per head, not {width // heads}"
+            raise UserError("encoder.heads", what, "change it or use positions 'learned'")
         if self.size is not None and self.size % self.patch:
             what = f"{self.patch} does not divide the image side {self.size}"
             raise UserError("encoder.patch", what, "choose a divisor of the image side")
@@ -129,6 +149,12 @@ class Config:
         """Width, depth, heads and MLP ratio with the overrides applied."""
         own = Dims(self.width, self.depth, self.heads, self.mlp_ratio)
         return Dims(*(b if a is None else a for a, b in zip(own, VARIANTS[self.variant])))
+
+    @property
+    def eps(self) -> float:
+        """Of all norms."""
+        default = ROPE_EPS if self.positions == "rope" else NORM_EPS
+        return default if self.norm_eps is None else self.norm_eps
 
     @property
     def has_class_token(self) -> bool:
@@ -172,7 +198,10 @@ def init(cfg: Config, rng: jax.Array, spec: TowerSpec) -> tuple[Params, Params]:
 
     patches = cfg.patch**2 * 3
     rows, columns = tower(cfg).grid()
-    params = {"patch_embed": module("patch_embed", dense(width), (1, patches))}
+    project = dense(width, use_bias=cfg.patch_bias)
+    params = {"patch_embed": module("patch_embed", project, (1, patches))}
+    if cfg.pre_norm:
+        params["pre_norm"] = module("pre_norm", _norm(cfg), (1, width))
     tokens = {
         "cls_token": int(cfg.has_class_token),
         "registers": cfg.registers,
@@ -181,7 +210,7 @@ def init(cfg: Config, rng: jax.Array, spec: TowerSpec) -> tuple[Params, Params]:
     }
     params |= {n: normal(key(n), (count, width)) for n, count in tokens.items() if count}
     params |= {n: module(n, _block(cfg), (1, 1, width)) for n in map(block_name, range(depth))}
-    params["norm"] = module("norm", _norm(), (1, width))
+    params["norm"] = module("norm", _norm(cfg), (1, width))
     if cfg.pool == "attention":
         params["attn_pool"] = module("attn_pool", _attention_pool(cfg), (1, 1, width))
     if cfg.neck == "linear":
@@ -222,14 +251,19 @@ def apply(
     """
     if context is not None or cond is not None:
         raise ValueError("vit takes neither context nor cond")
-    x = _embed(cfg, params, inputs["image"], mask)
+    image = inputs["image"]
+    x = _embed(cfg, params, image, mask)
+    if cfg.pre_norm:
+        x = _norm(cfg).apply({"params": params["pre_norm"]}, x)
     depth, scales = cfg.dims.depth, None
+    rotation = _rotation(cfg, image, mask) if cfg.positions == "rope" else None
     if train and draw is not None and cfg.drop_path:
         scales = _tokens.branch_scales(depth, cfg.drop_path, draw)
+    wanted = "layers" in outputs
     x, layers = _tokens.run_blocks(
-        _block(cfg), params, depth, x, scales, "layers" in outputs, cfg.remat, cfg.scan
+        _block(cfg), params, depth, x, scales, wanted, cfg.remat, cfg.scan, rotation
     )
-    normed = _norm().apply({"params": params["norm"]}, x)
+    normed = _norm(cfg).apply({"params": params["norm"]}, x)
     prefix, tokens = normed[:, : cfg.prefix], normed[:, cfg.prefix :]
     features = Features(
         pooled=_pool(cfg, params, prefix, tokens) if "pooled" in outputs else None,
@@ -264,31 +298,53 @@ def flops(cfg: Config, size: int | None = None, keep: int | None = None) -> floa
 
 def _block(cfg: Config) -> Block:
     width, _, heads, ratio = cfg.dims
-    dtype = jnp.dtype(cfg.dtype)
-    return Block(width, heads, ratio, cfg.qkv_bias, cfg.layer_scale, cfg.attention, dtype)
+    return Block(
+        width,
+        heads,
+        ratio,
+        cfg.qkv_bias,
+        cfg.layer_scale,
+        cfg.attention,
+        jnp.dtype(cfg.dtype),
+        cfg.activation,
+        eps=cfg.eps,
+        key_bias=cfg.positions != "rope",
+    )
 
 
-def _norm() -> nn.LayerNorm:
-    return nn.LayerNorm(NORM_EPS, use_fast_variance=False, dtype=jnp.float32)
+def _norm(cfg: Config) -> nn.LayerNorm:
+    return nn.LayerNorm(cfg.eps, use_fast_variance=False, dtype=jnp.float32)
 
 
 def _attention_pool(cfg: Config) -> AttentionPool:
     _, _, heads, ratio = cfg.dims
-    return AttentionPool(heads, ratio, jnp.dtype(cfg.dtype))
+    return AttentionPool(heads, ratio, jnp.dtype(cfg.dtype), cfg.eps, cfg.activation)
+
+
+def _grid(cfg: Config, image: jax.Array) -> tuple[int, int]:
+    return image.shape[1] // cfg.patch, image.shape[2] // cfg.patch
 
 
 def _embed(cfg: Config, params: Params, image: jax.Array, mask: Drawn | None) -> jax.Array:
     """Images to tokens [B, P + n, D]."""
-    grid = image.shape[1] // cfg.patch, image.shape[2] // cfg.patch
-    positions = (
-        jnp.asarray(sincos_2d(cfg.dims.width, grid))
-        if cfg.positions == "sincos"
-        else _tokens.resized(params["pos_embed"], tower(cfg).grid(), grid)
-    )
+    grid, positions = _grid(cfg, image), None
+    if cfg.positions == "sincos":
+        positions = jnp.asarray(sincos_2d(cfg.dims.width, grid))
+    elif cfg.positions == "learned":
+        positions = _tokens.resized(params["pos_embed"], tower(cfg).grid(), grid)
     x = _tokens.embed(params, image, cfg.patch, positions, mask, jnp.dtype(cfg.dtype))
     prefix = [params[name] for name in ("cls_token", "registers") if name in params]
     prefix = [jnp.broadcast_to(t[None], (x.shape[0], *t.shape)).astype(x.dtype) for t in prefix]
     return jnp.concatenate([*prefix, x], axis=1)
+
+
+def _rotation(cfg: Config, image: jax.Array, mask: Drawn | None) -> Rotation:
+    """The rotation of all tokens; those before the patches stay as they are."""
+    width, _, heads, _ = cfg.dims
+    parts = _tokens.rope_2d(width // heads, _grid(cfg, image))
+    cos, sin = (_tokens.at_rows(jnp.asarray(p), image.shape[0], mask) for p in parts)
+    widths = ((0, 0), (cfg.prefix, 0), (0, 0))
+    return jnp.pad(cos, widths, constant_values=1.0), jnp.pad(sin, widths)
 
 
 def _pool(cfg: Config, params: Params, prefix: jax.Array, tokens: jax.Array) -> jax.Array:

@@ -5,6 +5,11 @@ A format module `facejax/export/<format>.py` has
     write(cfg, params, stats, preprocess, out, meta)   writes the folder `out`, all of it or nothing
     read(path) -> (cfg, params, stats, preprocess)     opens it again without the other library
 
+and, where it has models of images and texts,
+
+    write_joint(model, out)   writes both towers with their tokenizer; see `_joint.py`
+    read_joint(path) -> (cfg, params, stats, preprocess, space)
+
 where `cfg`, `params` and `stats` are those of one encoder and
 
     preprocess   what turns a picture into the input: `size` (side in pixels), `mean` and `std` (per
@@ -151,19 +156,33 @@ def fingerprint(embed: Embed, preprocess: Mapping[str, Any]) -> dict[str, Any]:
     return {"inputs": "facejax.export.fixed_images", "embeddings": embed(images).tolist()}
 
 
-def check_fingerprint(path: Path, embed: Embed, preprocess: Mapping[str, Any]) -> None:
+def check_fingerprint(
+    path: Path,
+    embed: Embed,
+    preprocess: Mapping[str, Any],
+    cause: Callable[[np.ndarray], str] = lambda then: "",
+) -> None:
     """Embeds the fixed images again and compares.
 
     The tolerance is that of other hardware, a thousandth of the embedding's standard deviation.
+
+    Args:
+        path: fingerprint.json.
+        embed: the raw embedding.
+        preprocess: see the module.
+        cause: from the embeddings of the fingerprint to the mistake that explains them, or "".
 
     Raises:
         UserError: weights, config or preprocessing are not those that were exported.
     """
     then = np.asarray(read_json(path)["embeddings"], np.float32)
     now = np.asarray(fingerprint(embed, preprocess)["embeddings"], np.float32)
-    if then.shape != now.shape or not agreement(then, now)["max_rel"] <= 1e-3:
-        what = "the weights give other embeddings than when they were exported"
-        raise UserError(str(path), what, "restore the files of the export or export again")
+    if then.shape == now.shape and agreement(then, now)["max_rel"] <= 1e-3:
+        return
+    what, reason = "the weights give other embeddings than when they were exported", cause(then)
+    if reason:
+        what += f": these come from {reason}"
+    raise UserError(str(path), what, "restore the files of the export or export again")
 
 
 def agreement(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:

@@ -129,6 +129,11 @@ def load_tensors(file: Path) -> dict[str, np.ndarray]:
         raise UserError(str(file), f"not a safetensors file ({error})", "export again") from None
 
 
+def save_tensors(file: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes a safetensors file as torch's libraries do."""
+    save_file(dict(tensors), file, metadata={"format": "pt"})
+
+
 def write_own(file: Path, params: Params, stats: Params) -> None:
     """Params and stats in safetensors under our own names, for any encoder."""
     both = {"params": exported(params), **({"stats": stats} if stats else {})}
@@ -186,4 +191,10 @@ def read_both(
 
 
 def _check(path: Path, cfg, params: Params, stats: Params, preprocess: Mapping[str, Any]) -> None:
-    export.check_fingerprint(path / "fingerprint.json", embedder(cfg, params, stats), preprocess)
+    def explain(then: np.ndarray) -> str:
+        from facejax.export import _causes  # which needs this module
+
+        return _causes.cause(cfg, params, stats, preprocess, then)
+
+    embed = embedder(cfg, params, stats)
+    export.check_fingerprint(path / "fingerprint.json", embed, preprocess, explain)

@@ -1,5 +1,6 @@
 """From a run's working directory to an export."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from facejax import export, lora, model, plugins
 def export_run(
     workdir: Path, step: int | None, form: str, out: Path, *, replace: bool = False
 ) -> None:
-    """Writes the encoder of a run in the format `form`.
+    """Writes the encoder of a run in the format `form`, with its text tower where that has one.
 
     Args:
         step: of the checkpoint; None is the newest.
@@ -27,4 +28,7 @@ def export_run(
     params = t.params
     if isinstance(t.module, lora.Adapted):
         params = lora.merge(t.module.lora, params)
-    module.write(t.encoder_config, params, t.stats, t.preprocess, out, t.meta)
+    if t.space is not None and hasattr(module, "write_joint"):
+        module.write_joint(dataclasses.replace(t, params=params), out)
+    else:
+        module.write(t.encoder_config, params, t.stats, t.preprocess, out, t.meta)

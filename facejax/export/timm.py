@@ -24,6 +24,9 @@ ARCHITECTURES = {
 }
 """timm's entry points; every argument that they set is overridden by `model_args`."""
 
+DINOV3 = "vit_small_patch16_dinov3"
+"""With rotary positions. timm builds DINOv3 with norms of another eps."""
+
 POOLS = {"class": "token", "mean": "avg", "attention": "map"}
 
 
@@ -48,8 +51,7 @@ def write(
         UserError: `out` is not empty, or timm has no such encoder.
         RuntimeError: timm computes something else from what was written.
     """
-    if not isinstance(cfg, vit.Config):
-        raise UserError("--format", "timm is for the encoder 'vit'", "choose another format")
+    _check(cfg)
     export.check_preprocess(preprocess, str(out))
     params = _encoder.exported(params)
     with export.new_folder(out) as draft:
@@ -97,8 +99,12 @@ def parity(path: Path, embed: export.Embed, preprocess: Mapping[str, Any]) -> di
 def hub_config(cfg: vit.Config, preprocess: Mapping[str, Any]) -> dict[str, Any]:
     """config.json in the format of timm's hub, with our own config beside it."""
     width, depth, heads, mlp_ratio = cfg.dims
+    rope = cfg.positions == "rope"
+    own = {"reg_tokens": cfg.registers, "fc_norm": False}
+    if rope:
+        own = {"num_reg_tokens": cfg.registers, "use_fc_norm": False}
     return {
-        "architecture": ARCHITECTURES[cfg.variant],
+        "architecture": DINOV3 if rope else ARCHITECTURES[cfg.variant],
         "num_classes": cfg.embed,
         "num_features": width,
         "global_pool": POOLS[cfg.pool],
@@ -113,13 +119,12 @@ def hub_config(cfg: vit.Config, preprocess: Mapping[str, Any]) -> dict[str, Any]
             "init_values": cfg.layer_scale,
             "class_token": cfg.has_class_token,
             "no_embed_class": True,
-            "reg_tokens": cfg.registers,
             "global_pool": POOLS[cfg.pool],
-            "fc_norm": False,
+            **own,
         },
         "pretrained_cfg": {
             "input_size": [3, cfg.size, cfg.size],
-            "fixed_input_size": True,
+            "fixed_input_size": not rope,
             "interpolation": preprocess.get("interpolation", "bicubic"),
             "crop_pct": 1.0,
             "crop_mode": "center",
@@ -130,3 +135,19 @@ def hub_config(cfg: vit.Config, preprocess: Mapping[str, Any]) -> dict[str, Any]
         },
         "facejax": _encoder.described("timm", cfg),
     }
+
+
+def _check(cfg: Any) -> None:
+    if not isinstance(cfg, vit.Config):
+        raise UserError("--format", "timm is for the encoder 'vit'", "choose another format")
+    rope = cfg.positions == "rope"
+    eps = vit.ROPE_EPS if rope else vit.NORM_EPS
+    wrong = {
+        f"norm_eps {cfg.eps} beside positions '{cfg.positions}'": cfg.eps != eps,
+        "rotary positions whose attention pooling leaves tokens out": rope
+        and cfg.pool == "attention"
+        and cfg.prefix,
+    }
+    for what, there in wrong.items():
+        if there:
+            raise UserError("--format", f"timm has no ViT with {what}", "use --format=onnx")

@@ -1,7 +1,8 @@
 """The format `transformers`: `transformers.AutoModel.from_pretrained("<out>")` opens it.
 
 An encoder `vit` with a class token becomes a `ViTModel`; with LayerScale or registers, a
-`Dinov2Model` or a `Dinov2WithRegistersModel`. Its embedding there is
+`Dinov2Model` or a `Dinov2WithRegistersModel`; with rotary positions, a `DINOv3ViTModel`. Its
+embedding there is
 
     pool="class"    `pooler_output` of ViTModel (its pooler is our neck, or the identity), and
                     `last_hidden_state[:, 0]` of the others, which have no place for a neck
@@ -18,10 +19,14 @@ from safetensors.numpy import save_file
 from facejax import export
 from facejax.contracts import Params
 from facejax.encoders import vit
+from facejax.encoders._tokens import ROPE_BASE
 from facejax.errors import UserError
-from facejax.export import _encoder, names
+from facejax.export import _encoder, _transformers_joint, names
 from facejax.export._timm import import_torch
 from facejax.export.names import vit as vit_names
+
+write_joint, read_joint = _transformers_joint.write, _transformers_joint.read
+"""Of towers trained by `clip` or `siglip`, both in one model."""
 
 
 def write(
@@ -45,7 +50,8 @@ def write(
         tensors = names.export_tensors(table(cfg), params)
         save_file(tensors, draft / "model.safetensors", metadata={"format": "pt"})
         export.write_json(draft / "config.json", hub_config(cfg))
-        export.write_json(draft / "preprocessor_config.json", processor_config(preprocess))
+        processor = _transformers_joint.processor_config(preprocess, "ViTImageProcessor")
+        export.write_json(draft / "preprocessor_config.json", processor)
         embed = _encoder.embedder(cfg, params, stats)
         result = parity(draft, cfg, embed, preprocess)
         usage = (
@@ -62,63 +68,70 @@ def read(path: Path) -> tuple[vit.Config, Params, Params, dict[str, Any]]:
     Raises:
         UserError: a file is missing or broken, or the files don't belong together.
     """
+    if "joint" in export.read_json(path / "config.json").get("facejax", {}):
+        return read_joint(path)[:4]
     return _encoder.read_foreign(path, table)
 
 
 def table(cfg: vit.Config) -> list[names.Entry]:
     """The table of names of the model that this encoder becomes."""
-    return (vit_names.transformers if _plain(cfg) else vit_names.dinov2)(cfg)
+    tables = {"ViTModel": vit_names.transformers, "DINOv3ViTModel": vit_names.dinov3}
+    return tables.get(model_of(cfg), vit_names.dinov2)(cfg)
+
+
+def model_of(cfg: vit.Config) -> str:
+    """The model that an encoder becomes, in the words of transformers."""
+    if cfg.positions == "rope":
+        return "DINOv3ViTModel"
+    if cfg.registers:
+        return "Dinov2WithRegistersModel"
+    return "ViTModel" if cfg.layer_scale is None else "Dinov2Model"
 
 
 def hub_config(cfg: vit.Config) -> dict[str, Any]:
     """config.json as transformers writes it, with our own config beside it."""
     width, depth, heads, mlp_ratio = cfg.dims
-    shared = {
+    name, hidden = model_of(cfg), int(width * mlp_ratio)
+    dinov2 = {"mlp_ratio": int(mlp_ratio), "layerscale_value": 1.0, "use_swiglu_ffn": False}
+    biases = {f"{part}_bias": cfg.qkv_bias for part in ("query", "value")}
+    own = {
+        "ViTModel": {
+            "model_type": "vit",
+            "intermediate_size": hidden,
+            "pooler_act": "linear",
+            "pooler_output_size": cfg.embed or width,
+            "qkv_bias": cfg.qkv_bias,
+        },
+        "Dinov2Model": {"model_type": "dinov2", "qkv_bias": cfg.qkv_bias, **dinov2},
+        "Dinov2WithRegistersModel": {
+            "model_type": "dinov2_with_registers",
+            "num_register_tokens": cfg.registers,
+            "qkv_bias": cfg.qkv_bias,
+            **dinov2,
+        },
+        "DINOv3ViTModel": {
+            "model_type": "dinov3_vit",
+            "num_register_tokens": cfg.registers,
+            "intermediate_size": hidden,
+            "rope_theta": ROPE_BASE,
+            "key_bias": False,
+            "layerscale_value": 1.0,
+            "use_gated_mlp": False,
+            **biases,
+        },
+    }
+    return {
+        "architectures": [name],
         "hidden_size": width,
         "num_hidden_layers": depth,
         "num_attention_heads": heads,
         "hidden_act": "gelu",
-        "layer_norm_eps": vit.NORM_EPS,
+        "layer_norm_eps": cfg.eps,
         "image_size": cfg.size,
         "patch_size": cfg.patch,
         "num_channels": 3,
-        "qkv_bias": cfg.qkv_bias,
+        **own[name],
         "facejax": _encoder.described("transformers", cfg),
-    }
-    if _plain(cfg):
-        return {
-            "model_type": "vit",
-            "architectures": ["ViTModel"],
-            "intermediate_size": int(width * mlp_ratio),
-            "pooler_act": "linear",
-            "pooler_output_size": cfg.embed or width,
-            **shared,
-        }
-    with_registers = {"num_register_tokens": cfg.registers} if cfg.registers else {}
-    return {
-        "model_type": "dinov2_with_registers" if cfg.registers else "dinov2",
-        "architectures": ["Dinov2WithRegistersModel" if cfg.registers else "Dinov2Model"],
-        "mlp_ratio": int(mlp_ratio),
-        "layerscale_value": 1.0,
-        "use_swiglu_ffn": False,
-        **with_registers,
-        **shared,
-    }
-
-
-def processor_config(preprocess: Mapping[str, Any]) -> dict[str, Any]:
-    """preprocessor_config.json: resize, divide by 255, normalise."""
-    side = preprocess["size"]
-    return {
-        "image_processor_type": "ViTImageProcessor",
-        "do_resize": True,
-        "size": {"height": side, "width": side},
-        "resample": 3,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(preprocess["mean"]),
-        "image_std": list(preprocess["std"]),
     }
 
 
@@ -139,14 +152,10 @@ def parity(
     return export.verdict(embed(pixels), theirs, ("transformers", "torch", "jax"), "transformers")
 
 
-def _plain(cfg: vit.Config) -> bool:
-    return cfg.layer_scale is None and not cfg.registers
-
-
 def _pooled(cfg: vit.Config) -> Callable[[Any], Any]:
     if cfg.pool == "mean":
         return lambda found: found.last_hidden_state[:, cfg.prefix :].mean(1)
-    if _plain(cfg):
+    if model_of(cfg) == "ViTModel":
         return lambda found: found.pooler_output
     return lambda found: found.last_hidden_state[:, 0]
 
@@ -154,19 +163,21 @@ def _pooled(cfg: vit.Config) -> Callable[[Any], Any]:
 def _said(cfg: vit.Config) -> str:
     if cfg.pool == "mean":
         return f"last_hidden_state[:, {cfg.prefix}:].mean(1)"
-    return "pooler_output" if _plain(cfg) else "last_hidden_state[:, 0]"
+    return "pooler_output" if model_of(cfg) == "ViTModel" else "last_hidden_state[:, 0]"
 
 
 def _check(cfg: Any) -> None:
     if not isinstance(cfg, vit.Config):
         what = "transformers is for the encoder 'vit'"
         raise UserError("--format", what, "choose another format")
+    name = model_of(cfg)
     wrong = {
         "no class token": not cfg.has_class_token,
         "attention pooling": cfg.pool == "attention",
         "a neck behind the mean": cfg.pool == "mean" and cfg.neck != "none",
-        "a neck beside LayerScale or registers": cfg.neck != "none" and not _plain(cfg),
-        "MLPs that are no whole multiple of the width": not _plain(cfg)
+        "a neck beside LayerScale, registers or rotary positions": cfg.neck != "none"
+        and name != "ViTModel",
+        "MLPs that are no whole multiple of the width": name.startswith("Dinov2")
         and cfg.dims.mlp_ratio != int(cfg.dims.mlp_ratio),
     }
     for what, there in wrong.items():

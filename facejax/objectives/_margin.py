@@ -28,6 +28,16 @@ from facejax.errors import UserError, nearest
 from facejax.ops import classes, groups
 from facejax.ops.similarity import l2_normalize
 
+WORN = {
+    "shrink": (0.5, 0.8),
+    "shrink_p": 0.1,
+    "hsv_p": 0.2,
+    "gray_p": 0.1,
+    "blur_p": 0.2,
+    "blur_sigma": (1.6, 2.2),
+}
+"""arcface_torch's optional augmentations, at most 20 degrees of hue and 0.2 of saturation."""
+
 
 @dataclass(frozen=True)
 class Head:
@@ -47,6 +57,8 @@ class Head:
         flip: probability of a horizontal flip.
         degrade: probabilities of AdaFace's augmentations: all but a box black, a loss of
             resolution, changed brightness, contrast and saturation. AdaFace takes 0.2 for each.
+        worn: in their place arcface_torch's optional augmentations: a loss of resolution (0.1),
+            blur and a turn of hue and saturation (0.2 each), grayscale (0.1).
     """
 
     label: str = "identity"
@@ -60,6 +72,7 @@ class Head:
     precision: Literal["highest", "high", "default"] = "high"
     flip: float = 0.5
     degrade: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    worn: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,6 +116,9 @@ def fields(cfg: Head) -> tuple[str, ...]:
 
 
 def passes(cfg: Head, spec: Spec) -> dict[str, Pass]:
+    if cfg.worn:
+        aug = Aug(spec.size, flip=cfg.flip, **WORN, **spec.aug)
+        return {"image": Pass(View(aug=aug))}
     cut, shrink, jitter = cfg.degrade
     aug = Aug(
         spec.size,
@@ -130,6 +146,8 @@ def init(cfg: Head, rng: jax.Array, spec: Spec) -> Vars:
         )
     if not 0 < cfg.sample_rate <= 1:
         raise UserError("sample_rate", f"{cfg.sample_rate} is no share", "give one in (0, 1]")
+    if cfg.worn and any(cfg.degrade):
+        raise UserError("worn", "set beside degrade", "set one of them")
     if cfg.groups < 1:
         raise UserError("groups", f"{cfg.groups} groups", "give at least 1")
     n, _ = groups.sizes(C, cfg.groups, cfg.sample_rate, spec.global_batch)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from facejax.metrics import is_detail, load_eval
-from facejax.reporting import maps, page, plots
+from facejax.reporting import between, maps, page, plots
 from facejax.reporting.plots import Series
 from facejax.reporting.rundir import Curve, Run
 
@@ -26,6 +26,7 @@ def evaluations(runs: Sequence[Run]) -> str:
         alone = len(runs) == 1
         parts.append(f"<h3>{page.escape(label)}</h3>")
         parts.append(_one_run_table(runs[0].evals[label]) if alone else _runs_table(runs, label))
+        parts.append("" if alone else between.differences(runs, label))
         parts.append(_history(runs, label))
     if not parts:
         return page.section("evaluation", "Evaluation", page.missing("No evaluation yet."))

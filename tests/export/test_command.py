@@ -30,6 +30,7 @@ def command(monkeypatch, preprocess):
             stats={},
             preprocess=preprocess,
             meta={"step": step},
+            space=None,
         )
 
     monkeypatch.setattr(_run.model, "load_run", load_run)

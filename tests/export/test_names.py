@@ -32,6 +32,10 @@ def drawn(cfg):
     return jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), shapes)
 
 
+DINOV3 = {
+    "class": {"positions": "rope"},
+    "all": {"positions": "rope", "registers": 3, "layer_scale": 0.1, "qkv_bias": False},
+}
 TABLES = {
     "timm": (timm_table, CONFIGS),
     "timm_with_prefix": (tables.timm_with_prefix, CONFIGS),
@@ -47,6 +51,8 @@ TABLES = {
             "registers": {"registers": 3, "layer_scale": 0.1},
         },
     ),
+    "timm DINOv3": (timm_table, DINOV3),
+    "dinov3": (tables.dinov3, DINOV3),
 }
 
 

@@ -68,7 +68,7 @@ def test_onnxruntime_agrees_for_any_batch(options, tmp_path, preprocess):
 
 
 def test_the_package_insightface_takes_it_for_its_own(tmp_path, preprocess):
-    zoo = pytest.importorskip("insightface").model_zoo
+    zoo = pytest.importorskip("insightface", exc_type=ImportError).model_zoo
     cfg = dataclasses.replace(TINY, size=112, patch=16, neck="linear", embed=512)
     params, out = drawn(cfg), tmp_path / "out"
     onnx_format.write(cfg, params, {}, {**preprocess, "size": 112}, out, {})

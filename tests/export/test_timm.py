@@ -33,8 +33,11 @@ CONFIGS = {
             "embed": 6,
             "positions": "learned",
         },
+        "rope": {"positions": "rope", "layer_scale": 0.3, "neck": "linear", "embed": 6},
     }.items()
 }
+CONFIGS["class-rope"] |= {"registers": 2, "qkv_bias": False}
+CONFIGS["mean-rope"] |= {"registers": 2, "class_token": True, "layer_scale": None}
 
 
 def drawn(cfg):
@@ -189,3 +192,36 @@ def test_an_incomplete_preprocess_is_refused(tmp_path, preprocess):
 def test_another_encoder_is_refused(tmp_path, preprocess):
     with pytest.raises(UserError, match="timm is for the encoder 'vit'"):
         timm_format.write(object(), {}, {}, preprocess, tmp_path / "x", {})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"norm_eps": 1e-5}, "timm has no ViT with norm_eps 1e-05 beside positions 'sincos'"),
+        (
+            {"positions": "rope", "pool": "attention", "registers": 1},
+            "rotary positions whose attention pooling leaves tokens out",
+        ),
+    ],
+)
+def test_what_timm_does_not_have_is_told(options, message, tmp_path, preprocess):
+    with pytest.raises(UserError, match=message):
+        exported(tmp_path, preprocess, **options)
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+@pytest.mark.real_faces
+def test_real_faces_agree(tmp_path, preprocess, faces, torch_and_timm):
+    torch, timm = torch_and_timm
+    preprocess = {**preprocess, "size": 64}
+    options = {"size": 64, "patch": 8, "pool": "attention", "neck": "linear", "embed": 16}
+    cfg, params, out = exported(tmp_path, preprocess, registers=2, layer_scale=0.3, **options)
+    pixels = export.normalise(faces(64, 32), preprocess)
+    model = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
+    with torch.no_grad():
+        theirs = model(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())).numpy()
+    features, _ = jax.jit(lambda x: vit.apply(cfg, params, {}, {"image": x}))(pixels)
+    found = export.agreement(np.asarray(features.pooled), theirs)
+    assert found["min_cosine"] >= 0.99999
+    assert found["max_rel"] <= 1e-4

@@ -99,7 +99,7 @@ def distance(a, b) -> float:
     return np.abs(a - b).max()
 
 
-@pytest.mark.parametrize("name", ["clip", "siglip"])
+@pytest.mark.parametrize("name", ["clip", pytest.param("siglip", marks=pytest.mark.slow)])
 def test_one_device_eight_and_micro_batches_agree(name):
     """On eight the texts go round the ring; on one the loss is in chunks; the sums are the same."""
     # A small weight: gradients of the tiny text tower are in the tens.

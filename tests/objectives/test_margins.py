@@ -405,12 +405,20 @@ def test_memory_is_its_formula():
         ({"sample_rate": 0.0}, "sample_rate"),
         ({"sample_rate": 1.5}, "sample_rate"),
         ({"groups": 0}, "groups"),
+        ({"worn": True, "degrade": (0.2, 0.0, 0.0)}, "worn"),
     ],
 )
 def test_bad_options_are_told(options, key):
     with pytest.raises(UserError) as caught:
         case_of("arcface", **options)
     assert caught.value.where == key
+
+
+def test_worn_views_lose_resolution_and_colour():
+    case = case_of("arcface", worn=True)
+    aug = case.module.passes(case.config, case.spec)["image"].view.aug
+    assert (aug.shrink_p, aug.blur_p, aug.hsv_p, aug.gray_p) == (0.1, 0.2, 0.2, 0.1)
+    assert (aug.cut_p, aug.flip) == (0.0, case.config.flip)
 
 
 def test_sphereface_multiplies_by_a_whole_number():

@@ -61,6 +61,7 @@ class Facts:
     std: tuple[float, ...] | None = None
     color: str | None = None
     kind: str | None = None
+    rope_base: float | None = None
 
 
 def family(encoder: str) -> ModuleType:
@@ -172,6 +173,7 @@ def facts_of_folder(path: Path) -> Facts:
         std=tuple(std) if std else None,
         color="BGR" if pixels.get("do_flip_channel_order") else None,
         kind=config.get("model_type"),
+        rope_base=config.get("rope_theta"),
     )
 
 
@@ -232,6 +234,8 @@ def check_facts(facts: Facts, legal: Facts, mean, std, where: str = WHERE) -> li
         wrong.append(f"its activation is {facts.activation}, ours is {legal.activation}")
     if facts.heads and facts.heads != legal.heads:
         wrong.append(f"it has {facts.heads} attention heads, config.encoder has {legal.heads}")
+    if facts.rope_base and legal.rope_base and facts.rope_base != legal.rope_base:
+        wrong.append(f"its rotary base is {facts.rope_base}, ours is {legal.rope_base}")
     if facts.color:
         wrong.append(f"its images are {facts.color}, ours are RGB")
     if facts.mean and facts.std:
@@ -247,7 +251,8 @@ def check_facts(facts: Facts, legal: Facts, mean, std, where: str = WHERE) -> li
                 f"{tuple(mean)} and {tuple(std)}"
             )
     if facts.eps and facts.eps != legal.eps:
-        notes.append(f"eps of the norms: {facts.eps} there, {legal.eps} here")
+        remedy = "config.encoder.norm_eps takes it"
+        notes.append(f"eps of the norms: {facts.eps} there, {legal.eps} here; {remedy}")
     if wrong:
         raise UserError(where, "; ".join(wrong), "give weights of this architecture")
     return notes

@@ -10,6 +10,7 @@ import numpy as np
 
 from facejax.contracts import TowerSpec
 from facejax.encoders import vit
+from facejax.encoders._tokens import ROPE_BASE
 from facejax.errors import UserError
 from facejax.export import names
 from facejax.export.files import WHERE, Facts, Recognised
@@ -17,8 +18,7 @@ from facejax.export.names import mae as mae_tables
 from facejax.export.names import vit as tables
 
 SQUARES = {n * n for n in range(1, 200)}
-KINDS = "vit vit_mae dinov2 dinov2_with_registers"
-
+KINDS, ROPE_KINDS = "vit vit_mae dinov2 dinov2_with_registers", "dinov3_vit"
 
 TIMM_PARTS = (
     *("cls_token", "reg_token", "pos_embed", "blocks", "mlp.fc1.weight", "attn.qkv.bias"),
@@ -40,6 +40,7 @@ class Layout:
             queries, scale of the first LayerScale.
         ignored: regex of names that may be there and mean nothing to us.
         decoder: the table of MAE's decoder, and the names of its first Linear and of its blocks.
+        rope: whether its positions are rotary.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Layout:
     parts: tuple[str, str, str, str, str, str, str]
     ignored: str
     decoder: tuple[Callable[..., list[names.Entry]], str, str]
+    rope: bool = False
 
 
 _TIMM = Layout(
@@ -62,6 +64,7 @@ _TIMM = Layout(
     r"(head|fc|head_dist|last_layer)\.|mask_token$",
     (mae_tables.official_decoder, "decoder_embed", "decoder_blocks"),
 )
+_NO_DECODER = (mae_tables.official_decoder, "no decoder", "")
 _TOKENS = ("embeddings.cls_token", "embeddings.register_tokens", "embeddings.position_embeddings")
 _QUERY = "attention.attention.query.bias"
 _PATCHES = "embeddings.patch_embeddings.projection.weight"
@@ -83,14 +86,42 @@ _DINOV2 = Layout(
     tables.dinov2,
     (*_TOKENS, "encoder.layer", "mlp.fc1.weight", _QUERY, "layer_scale1.lambda1"),
     r"embeddings\.mask_token$",
-    (mae_tables.transformers_decoder, "no decoder", ""),
+    _NO_DECODER,
 )
-LAYOUTS = (_TIMM, _VIT, _DINOV2)
+_TIMM_DINOV3 = Layout(
+    "timm DINOv3",
+    "patch_embed.proj.weight",
+    "blocks.0.gamma_1",
+    (),
+    tables.timm,
+    ("cls_token", "reg_token", "", "blocks", "mlp.fc1.weight", "attn.q_bias", "gamma_1"),
+    r"(head|fc_norm)\.|rope\.",
+    _NO_DECODER,
+    rope=True,
+)
+_DINOV3 = Layout(
+    "transformers DINOv3",
+    "embeddings.patch_embeddings.weight",
+    "layer.0.layer_scale1.lambda1",
+    tables.DINOV3_IN_MEMORY,
+    tables.dinov3,
+    (
+        *("embeddings.cls_token", "embeddings.register_tokens", "", "layer"),
+        *("mlp.up_proj.weight", "attention.q_proj.bias", "layer_scale1.lambda1"),
+    ),
+    r"rope_embeddings\.",
+    _NO_DECODER,
+    rope=True,
+)
+LAYOUTS = (_TIMM_DINOV3, _TIMM, _VIT, _DINOV2, _DINOV3)
 
 
 def legal(cfg: vit.Config) -> Facts:
     """What files must say that this encoder can start from."""
-    return Facts(activation="gelu", heads=cfg.dims.heads, eps=vit.NORM_EPS, kind=KINDS)
+    rope = cfg.positions == "rope"
+    kind = ROPE_KINDS if rope else KINDS
+    base = ROPE_BASE if rope else None
+    return Facts(activation="gelu", heads=cfg.dims.heads, eps=cfg.eps, kind=kind, rope_base=base)
 
 
 def recognise(cfg: vit.Config, tensors: Mapping[str, np.ndarray]) -> Recognised:
@@ -195,6 +226,7 @@ def inferred(cfg: vit.Config, layout: Layout, tensors: Mapping[str, np.ndarray])
     if positions and (side * side != patches or patches <= 0):
         what = f"{where} has {positions} rows, which is no square and prefix tokens"
         raise UserError(WHERE, what, "give weights of a square grid of patches")
+    kept = "sincos" if cfg.positions == "rope" else cfg.positions
     pool = "attention" if "attn_pool.latent" in tensors else "mean"
     ratio = hidden.shape[0] / width if hidden is not None else cfg.dims.mlp_ratio
     if hidden is not None and int(width * ratio) != hidden.shape[0]:
@@ -212,7 +244,7 @@ def inferred(cfg: vit.Config, layout: Layout, tensors: Mapping[str, np.ndarray])
         size=side * patch,
         pool=pool,
         class_token=has_class,
-        positions="learned" if positions else cfg.positions,
+        positions="rope" if layout.rope else "learned" if positions else kept,
         registers=count,
         layer_scale=1.0 if f"{blocks}.0.{scale}" in tensors else None,
         qkv_bias=f"{blocks}.0.{query_bias}" in tensors or f"{blocks}.{query_bias}" in tensors,

@@ -73,7 +73,8 @@ class Entry:
         if not self.ours:
             return self.constant
         index, count = self.part
-        return self.layout.write(np.split(np.asarray(flat[self.ours]), count, axis=-1)[index])
+        whole = np.asarray(flat[self.ours])
+        return self.layout.write(whole if count == 1 else np.split(whole, count, axis=-1)[index])
 
 
 def linear(
@@ -170,7 +171,7 @@ def export_tensors(table: Sequence[Entry], params: Params) -> dict[str, Array]:
     odd = flat.keys() ^ {e.ours for e in table if e.ours}
     if odd:
         raise ValueError(f"the name table and the parameters differ in {sorted(odd)}")
-    return {e.theirs: np.ascontiguousarray(e.write(flat), np.float32) for e in table}
+    return {e.theirs: np.asarray(e.write(flat), np.float32, order="C") for e in table}
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ def match(table: Sequence[Entry], tensors: Mapping[str, Array], shapes: Params) 
                 sizes = f"{list(tensor.shape)}, not {list(expected.shape)}"
                 problems["wrong shape"].append(f"{name} {sizes}")
         elif e.ours:
-            value = np.ascontiguousarray(e.layout.read(tensor), np.float32)
+            value = np.asarray(e.layout.read(tensor), np.float32, order="C")
             if not np.array_equal(e.layout.write(value), tensor.astype(np.float32)):
                 problems["wrong values"].append(name)
             parts.setdefault(e.ours, {})[e.part[0]] = value

@@ -25,6 +25,9 @@ have `decoder_layers`.
 DINOV2_IN_MEMORY = TRANSFORMERS_IN_MEMORY[2:6]
 """The same for `Dinov2Model` and `Dinov2WithRegistersModel`."""
 
+DINOV3_IN_MEMORY = ((r"(^|\.)model\.layer\.(\d+)\.", r"\1layer.\2."),)
+"""The same for `DINOv3ViTModel`."""
+
 META_DINOV2 = ((r"^register_tokens$", "reg_token"),)
 """From the names of DINOv2's own repository to those of timm."""
 
@@ -34,7 +37,8 @@ def timm(cfg: vit.Config) -> list[Entry]:
 
     timm is built with `no_embed_class=True`, since here neither class token nor registers carry a
     position, and with `fc_norm=False`, since here the norm comes before pooling. Fixed positions
-    are written as values. The mask token has no place there.
+    are written as values. The mask token has no place there. With rotary positions it is timm's
+    `Eva`, as that library builds DINOv3.
     """
     return _timm(cfg, 0)
 
@@ -71,15 +75,22 @@ def _positions(theirs: str, cfg: vit.Config, prefix: int) -> Entry:
 
 
 def _timm(cfg: vit.Config, prefix: int) -> list[Entry]:
+    rope, depth, scales = cfg.positions == "rope", cfg.dims.depth, cfg.layer_scale is not None
     patch = Entry("patch_embed.proj.weight", "patch_embed/kernel", patch_conv(cfg.patch))
     table = [patch, Entry("patch_embed.proj.bias", "patch_embed/bias")]
-    table.append(_positions("pos_embed", cfg, prefix))
+    if not rope:
+        table.append(_positions("pos_embed", cfg, prefix))
     if cfg.has_class_token:
         table.append(Entry("cls_token", "cls_token", TOKENS))
     if cfg.registers:
         table.append(Entry("reg_token", "registers", TOKENS))
-    scales = cfg.layer_scale is not None
-    table += timm_blocks("blocks", "", cfg.dims.depth, cfg.qkv_bias, scales)
+    table += timm_blocks("blocks", "", depth, cfg.qkv_bias and not rope, scales and not rope)
+    for i in range(depth if rope else 0):
+        there, here = f"blocks.{i}", vit.block_name(i)
+        if cfg.qkv_bias:
+            table += [Entry(f"{there}.attn.{b}", f"{here}/attn/{b}") for b in ("q_bias", "v_bias")]
+        if scales:
+            table += [Entry(f"{there}.gamma_{n}", f"{here}/ls{n}") for n in (1, 2)]
     table += norm("norm", "norm")
     if cfg.pool == "attention":
         table.append(Entry("attn_pool.latent", "attn_pool/latent", TOKENS))
@@ -161,10 +172,46 @@ def dinov2(cfg: vit.Config) -> list[Entry]:
         table += norm(f"{there}.norm2", f"{here}/norm2")
         table += linear(f"{there}.mlp.fc1", f"{here}/mlp/fc1")
         table += linear(f"{there}.mlp.fc2", f"{here}/mlp/fc2")
-        for n in (1, 2):
-            scale = f"{there}.layer_scale{n}.lambda1"
-            if cfg.layer_scale is None:
-                table.append(Entry(scale, constant=np.ones(D, np.float32)))
-            else:
-                table.append(Entry(scale, f"{here}/ls{n}"))
+        scales = cfg.layer_scale is not None
+        table += [_scale(f"{there}.layer_scale{n}.lambda1", here, n, scales, D) for n in (1, 2)]
     return table + norm("layernorm", "norm")
+
+
+def dinov3(cfg: vit.Config) -> list[Entry]:
+    """The table for the files of transformers' `DINOv3ViTModel`, for rotary positions.
+
+    As in `dinov2`, scales of one stand for no LayerScale, and the mask token means nothing.
+    """
+    D, scales = cfg.dims.width, cfg.layer_scale is not None
+    none = {"register_tokens": np.zeros((1, 0, D)), "mask_token": np.zeros((1, 1, D))}
+    patches = "embeddings.patch_embeddings"
+    table = [
+        Entry(f"{patches}.weight", "patch_embed/kernel", patch_conv(cfg.patch)),
+        Entry(f"{patches}.bias", "patch_embed/bias"),
+        Entry("embeddings.cls_token", "cls_token", TOKENS),
+        Entry("embeddings.mask_token", constant=none["mask_token"], free=True),
+    ]
+    registers = "embeddings.register_tokens"
+    if cfg.registers:
+        table.append(Entry(registers, "registers", TOKENS))
+    else:
+        table.append(Entry(registers, constant=none["register_tokens"], free=True))
+    for i in range(cfg.dims.depth):
+        there, here = f"layer.{i}", vit.block_name(i)
+        table += norm(f"{there}.norm1", f"{here}/norm1") + norm(f"{there}.norm2", f"{here}/norm2")
+        for part, name in enumerate("qkv"):
+            layer = f"{there}.attention.{name}_proj"
+            table += linear(layer, f"{here}/attn/qkv", bias=False, part=(part, 3))
+            if cfg.qkv_bias and name != "k":
+                table.append(Entry(f"{layer}.bias", f"{here}/attn/{name}_bias"))
+        table += linear(f"{there}.attention.o_proj", f"{here}/attn/proj")
+        table += linear(f"{there}.mlp.up_proj", f"{here}/mlp/fc1")
+        table += linear(f"{there}.mlp.down_proj", f"{here}/mlp/fc2")
+        table += [_scale(f"{there}.layer_scale{n}.lambda1", here, n, scales, D) for n in (1, 2)]
+    return table + norm("norm", "norm")
+
+
+def _scale(theirs: str, block: str, n: int, scales: bool, width: int) -> Entry:
+    if scales:
+        return Entry(theirs, f"{block}/ls{n}")
+    return Entry(theirs, constant=np.ones(width, np.float32))
