@@ -70,6 +70,8 @@ def batch_of(run: Run, seed: int = 0) -> dict[str, np.ndarray]:
         # The last row has no text.
         "text": rng.integers(2, 32, (B, 6)).astype(np.int32),
         "has_text": np.arange(B) < B - 1,
+        "generated": rng.integers(0, 256, (B, S, S, 3), dtype=np.uint8),
+        "has_generated": np.arange(B) > 0,
         # Sets that hold from none to all of their places.
         "faces": rng.normal(size=(B, 3, 8)).astype(np.float32),
         "has_faces": np.ones(B, bool),
