@@ -241,6 +241,7 @@ class Tower:
         prefix: number of prefix tokens.
         size: side of the input in pixels that it was configured for.
         depth: number of blocks, the length of `layers`.
+        context: width of the tokens that its cross-attention reads; 0 without.
     """
 
     width: int
@@ -249,6 +250,7 @@ class Tower:
     prefix: int
     size: int
     depth: int
+    context: int = 0
 
     def grid(self, size: int | None = None) -> tuple[int, int]:
         """Rows and columns of patches of a square view of `size` pixels (default: its own)."""

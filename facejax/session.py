@@ -22,7 +22,7 @@ from facejax.contracts import Params, Spec
 from facejax.data.blocklist import read_blocklist
 from facejax.data.mixture import Mixture, open_sources
 from facejax.data.order import NONE, Order, make_order
-from facejax.data.texts import TEXT, Texts, read_for
+from facejax.data.texts import Texts, read_for, tokenized
 from facejax.errors import UserError
 
 # Keys that may change when a run is resumed or extended; the others would make it another run.
@@ -74,7 +74,7 @@ def prepare(run: Run, workdir: Path) -> Session:
     loaded = {path: model.load(path) for path in state.frozen_paths(run, spec)}
     encoders = {path: (m.module, m.encoder_config) for path, m in loaded.items()}
     program = state.plan(run, spec, encoders)
-    if TEXT in program.fields() and texts is None:
+    if tokenized(program.fields()) and texts is None:
         raise UserError("config.data.text", "an objective reads texts", "set its tokenizer")
     mixture.select(read_for(program.fields()))  # a field that no source gives is found here
     state.placement(program, devices)  # a rule that does not fit is found here

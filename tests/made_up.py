@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from made_up_texts import LENGTH, WORDS, applied, tokenize
 
 from facejax.contracts import Ctx, Draw, Features, Loss, Pairs, Pass, Spec, Tower, Vars
 from facejax.losses import sum_terms
@@ -20,8 +21,7 @@ from facejax.ops import similarity
 
 B = 8
 TOWER = Tower(width=8, embed=8, patch=4, prefix=1, size=16, depth=2)
-TEXT_TOWER = Tower(width=8, embed=8, patch=0, prefix=0, size=0, depth=2)
-LENGTH, WORDS = 6, 32
+TEXT_TOWER = Tower(width=8, embed=8, patch=0, prefix=0, size=0, depth=2, context=8)
 SPEC = Spec(
     steps=10,
     global_batch=B,
@@ -30,7 +30,7 @@ SPEC = Spec(
     classes={"identity": 12, "clip": 2, "frame": 2},
     attributes=("one", "two", "three"),
     aug={"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
-    tokenize=lambda texts: tokenize(texts),
+    tokenize=tokenize,
 )
 DRAW = Draw(jax.random.key(1), jnp.arange(B, dtype=jnp.int32))
 
@@ -93,12 +93,14 @@ def features(
     if p.cached is not None:
         return Features(pooled=make(B, tower.embed), valid=valid)
     if tower.size == 0:  # of texts
+        ids = batch(spec)[p.view.field]
+        rows = ids.shape[:-1]
         made = {
-            "pooled": make(B, tower.embed),
-            "tokens": make(B, LENGTH, tower.width),
-            "prefix": make(B, 0, tower.width),
-            "layers": tuple(make(B, LENGTH, tower.width) for _ in range(tower.depth)),
-            "view": {"text": batch(spec)["text"]},
+            "pooled": make(*rows, tower.embed),
+            "tokens": make(*rows, LENGTH, tower.width),
+            "prefix": make(*rows, 0, tower.width),
+            "layers": tuple(make(*rows, LENGTH, tower.width) for _ in range(tower.depth)),
+            "view": {"text": ids},
         }
         return Features(**{name: made[name] for name in p.outputs}, valid=valid)
     size = p.view.aug.size if p.view.aug else tower.size
@@ -127,12 +129,6 @@ def _unbatched(p: Pass, tower: Tower, make: Make, constants: Any) -> Features:
     return Features(pooled=make(*(shape[:-1] if p.view.aug is None else shape[:1]), tower.embed))
 
 
-def tokenize(texts: Any) -> np.ndarray:
-    """Token ids i32[n, LENGTH] of texts, as `Spec.tokenize` gives them: letters as numbers."""
-    ids = [[2, *(ord(c) % WORDS for c in text)][: LENGTH - 1] + [1] for text in texts]
-    return np.asarray([row + [0] * (LENGTH - len(row)) for row in ids], np.int32)
-
-
 def batch(spec: Spec = SPEC, seed: int = 0) -> dict[str, jax.Array]:
     """The fields that test objectives read."""
     rng = np.random.default_rng(seed)
@@ -149,9 +145,17 @@ def batch(spec: Spec = SPEC, seed: int = 0) -> dict[str, jax.Array]:
         "clip": jnp.asarray(np.arange(B) // 4, jnp.int32),
         "frame": jnp.asarray(np.arange(B) // 2 % 2, jnp.int32),
         "text": jnp.asarray(tokenize([f"a {seed} {n}" for n in range(B)])),
+        # A row of a bank.
+        "target": jnp.asarray([5, 0, 3, 2, -1, 9, 3, 7], jnp.int32),
+        # Sets: pictures of up to three faces and two names; one has no face, another no name.
+        "faces": jnp.asarray(rng.normal(size=(B, 3, 8)), jnp.float32),
+        "names": jnp.asarray(rng.integers(2, WORDS, (B, 2, LENGTH)), jnp.int32),
     }
     known = {f"has_{name}": jnp.ones(B, bool) for name in fields}
+    known["has_generated"] = jnp.arange(B) != 6
     known |= {"has_feature": jnp.arange(B) != 5, "has_text": jnp.arange(B) != 3}
+    counts = {"faces": [1, 2, 3, 0, 2, 1, 3, 1], "names": [1, 2, 1, 2, 0, 1, 2, 2]}
+    known |= {f"count_{name}": jnp.asarray(count, jnp.int32) for name, count in counts.items()}
     return {"image": image, **fields, **known}
 
 
@@ -213,6 +217,7 @@ class Case:
 
     def ctx(self, draw: Draw, rows: Any = None) -> Ctx:
         known = {"rows": rows or {}, "constants": self.constants, "batch": batch(self.spec)}
+        known["apply"] = functools.partial(applied, self.spec)
         return Ctx(jnp.int32(0), draw=draw, spec=self.spec, **known)
 
     def trained(self, given: Inputs) -> Any:

@@ -45,7 +45,7 @@ def program_of(run: Run, frozen: Mapping[str, Any] | None = None) -> state.Progr
         global_batch=run.global_batch,
         size=run.data.size,
         towers={k: t.module.tower(t.config) for k, t in run.towers.items()},
-        classes={"identity": CLASSES},
+        classes={"identity": CLASSES, "clip": 2},
         aug={"mean": run.data.mean, "std": run.data.std},
         tokenize=tokenize,
     )
@@ -70,12 +70,21 @@ def batch_of(run: Run, seed: int = 0) -> dict[str, np.ndarray]:
         # The last row has no text.
         "text": rng.integers(2, 32, (B, 6)).astype(np.int32),
         "has_text": np.arange(B) < B - 1,
+        "generated": rng.integers(0, 256, (B, S, S, 3), dtype=np.uint8),
+        "has_generated": np.arange(B) > 0,
+        # Sets that hold from none to all of their places.
+        "faces": rng.normal(size=(B, 3, 8)).astype(np.float32),
+        "has_faces": np.ones(B, bool),
+        "count_faces": np.arange(B, dtype=np.int32) % 4,
+        "names": rng.integers(2, 32, (B, 2, 6)).astype(np.int32),
+        "has_names": np.ones(B, bool),
+        "count_names": np.arange(B, dtype=np.int32) % 3,
     }
 
 
 def asked(program: state.Program, seed: int = 0) -> dict[str, np.ndarray]:
     """What of `batch_of` the step reads."""
-    wanted = {*program.fields(), *(f"has_{name}" for name in program.fields())}
+    wanted = {f"{part}{name}" for name in program.fields() for part in ("", "has_", "count_")}
     return {k: v for k, v in batch_of(program.run, seed).items() if k in wanted}
 
 

@@ -250,7 +250,7 @@ def test_states_of_all_objectives_survive_a_checkpoint_on_another_mesh(tmp_path)
         resolve(
             section,
             encoder={"name": "toy", "norm": True},
-            encoder_text=TEXT,
+            encoder_text=TEXT | {"context": 8},
             optimizer=optimizer,
         )
     )

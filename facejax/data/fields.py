@@ -110,6 +110,8 @@ def batch_shape(
         if field.dtype != "str":
             shapes[name] = ((rows, *_row_shape(name, field, size)), field.dtype)
         shapes[f"has_{name}"] = ((rows,), "bool")
+        if field.many:
+            shapes[f"count_{name}"] = ((rows,), "int32")
     return shapes
 
 
@@ -128,8 +130,8 @@ def collate(
         size: side of the images and region maps.
 
     Returns:
-        `image` u8[B, size, size, 3]; for each field its array [B, ...] and `has_<field>` bool[B];
-        text is an object array of str and stays on the host.
+        `image` u8[B, size, size, 3]; for each field its array [B, ...] and `has_<field>` bool[B],
+        for a set `count_<field>` i32[B] too; text is an object array of str and stays on the host.
     """
     arrays = {"image": np.zeros((len(records), size, size, 3), np.uint8)}
     for row, record in enumerate(records):
@@ -142,13 +144,20 @@ def collate(
         values = np.full(shape, sentinel, object if text else field.dtype)
         if name == "generated":
             values[:] = arrays["image"]
-        has = np.zeros(len(records), bool)
+        has, counts = np.zeros(len(records), bool), np.zeros(len(records), np.int32)
         for row, record in enumerate(records):
             value = None if record is None else record.get(name)
-            if value is not None:
+            if value is None:
+                continue
+            if field.many:
+                counts[row] = min(len(value), field.shape[0])
+                values[row, : counts[row]] = value[: counts[row]]
+            else:
                 values[row] = value
-                has[row] = _is_known(name, field, value)
+            has[row] = _is_known(name, field, value)
         arrays[name], arrays[f"has_{name}"] = values, has
+        if field.many:
+            arrays[f"count_{name}"] = counts
     return arrays
 
 

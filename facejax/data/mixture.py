@@ -108,9 +108,9 @@ class Mixture:
 
     @property
     def names(self) -> dict[str, tuple[str, ...]]:
-        """Names of the classes of each integer label whose classes have names."""
-        named = {name: field for name, field in self.fields.items() if field.names}
-        return {name: field.names for name, field in named.items() if field.classes}
+        """Names of the classes of each integer label that has names."""
+        fields = self.fields.items()
+        return {name: field.names for name, field in fields if field.classes and field.names}
 
     @property
     def attributes(self) -> tuple[str, ...]:

@@ -101,7 +101,7 @@ def fields_to_json(fields: dict[str, Field]) -> dict[str, dict]:
 def fields_from_json(schema: dict[str, dict]) -> dict[str, Field]:
     """The fields that a manifest's schema describes."""
     return {
-        name: Field(tuple(f["shape"]), f["dtype"], f["classes"], tuple(f["names"]))
+        name: Field(**{**f, "shape": tuple(f["shape"]), "names": tuple(f["names"])})
         for name, f in schema.items()
     }
 

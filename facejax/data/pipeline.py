@@ -24,7 +24,7 @@ from facejax.data.order import Order
 from facejax.data.reading import Reading
 from facejax.data.records import BadRecord, Record, Source
 from facejax.data.rejected import Rejection
-from facejax.data.texts import TEXT, Texts, read_for
+from facejax.data.texts import Texts, read_for, tokenized
 from facejax.errors import TrainingFailed
 
 Id = tuple[int, int]
@@ -100,7 +100,7 @@ def batches(
     """
     kept = {} if cache == "decoded" else None
     wanted = mixture.select(read_for(fields))
-    tokenize = texts if TEXT in fields else None
+    tokenize = texts if tokenized(fields) else None
     loader = _Loader(mixture, order, size, wanted, kept, reading or Reading(), tokenize)
 
     def load(step: int) -> HostBatch:

@@ -21,6 +21,8 @@ A record is a dict. `image` is always there; whatever else it holds is described
     pose         f32[3], pitch, yaw, roll in degrees
     feature      f32[D], a vector that some encoder made of the image earlier
     codes        i32[N], codes of the image's patches, row by row
+    faces        f32[r, D], such vectors of the faces in the image, a set
+    names        str of each person that the image's caption names, a set
 """
 
 from collections.abc import Sequence
@@ -39,12 +41,16 @@ class Field:
         dtype: NumPy dtype name of the batch array; "str" stays on the host.
         classes: number of classes for integer labels, 0 otherwise.
         names: names of the classes or of the attributes, where they have names.
+        many: the first axis of `shape` is a set, of which a record holds as many as it has. A batch
+            pads them to `shape[0]`, leaves out what is beyond, and says by `count_<field>` i32[B]
+            how many there are.
     """
 
     shape: tuple[int, ...] = ()
     dtype: str = "float32"
     classes: int = 0
     names: tuple[str, ...] = ()
+    many: bool = False
 
 
 @dataclass(frozen=True)

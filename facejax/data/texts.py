@@ -1,4 +1,4 @@
-"""Captions of records to token ids, on the host.
+"""Captions of records, and the names in them, to token ids on the host.
 
 Which of several captions a row shows depends on the seed and the row's position alone.
 """
@@ -13,7 +13,7 @@ from facejax.data.sampling import seed_of
 from facejax.errors import UserError
 from facejax.tokenizer import Tokenizer
 
-TEXT, CAPTION = "text", "caption"
+TEXT, CAPTION, NAMES = "text", "caption", "names"
 CHUNK = 256
 """Records read at a time."""
 
@@ -40,6 +40,8 @@ class Texts:
     def put(self, arrays: dict[str, np.ndarray], positions: Sequence[int]) -> int:
         """Replaces `caption` by `text` and `has_text`, which is false where no caption has words.
 
+        `names`, a set of N, become i32[B, N, length].
+
         Args:
             arrays: as `fields.collate` makes them.
             positions: of the rows, counted through all global batches.
@@ -47,6 +49,17 @@ class Texts:
         Returns:
             How many texts were cut.
         """
+        cut = 0
+        if CAPTION in arrays:
+            cut += self._put_text(arrays, positions)
+        if NAMES in arrays:
+            names = arrays[NAMES]
+            ids, over = self.tokenizer.encode_counted(names.ravel().tolist(), self.length)
+            arrays[NAMES] = ids.reshape(*names.shape, self.length)
+            cut += int(over.sum())
+        return cut
+
+    def _put_text(self, arrays: dict[str, np.ndarray], positions: Sequence[int]) -> int:
         captions, has = arrays.pop(CAPTION), arrays.pop(f"has_{CAPTION}")
         chosen = [
             self.choose(given, position) if there else ""
@@ -85,8 +98,16 @@ def read_for(names: Sequence[str]) -> list[str]:
     return [CAPTION if name == TEXT else name for name in names]
 
 
+def tokenized(names: Sequence[str]) -> bool:
+    """Whether one of the fields that a step wants holds token ids."""
+    return TEXT in names or NAMES in names
+
+
 def given(fields: Mapping[str, Field], length: int | None) -> dict[str, Field]:
-    """Fields of records with what is made of them: `text` where they have captions."""
-    if length is None or CAPTION not in fields:
-        return dict(fields)
-    return {**fields, TEXT: Field((length,), "int32")}
+    """Fields of records with what is made of them: `text` where they have captions, and names."""
+    out = dict(fields)
+    if length is not None and CAPTION in fields:
+        out[TEXT] = Field((length,), "int32")
+    if length is not None and NAMES in fields:
+        out[NAMES] = Field((*fields[NAMES].shape, length), "int32", many=True)
+    return out

@@ -103,7 +103,7 @@ class Config:
 
 def tower(cfg: Config) -> Tower:
     """Publishes the geometry: no patches, no pixels."""
-    return Tower(cfg.width, cfg.embed or cfg.width, 0, 0, 0, cfg.depth)
+    return Tower(cfg.width, cfg.embed or cfg.width, 0, 0, 0, cfg.depth, cfg.context)
 
 
 def init(cfg: Config, rng: jax.Array, spec: TowerSpec) -> tuple[Params, Params]:

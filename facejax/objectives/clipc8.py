@@ -1,27 +1,29 @@
-"""CLIPC8: an image finds the texts of its class, and a class all of its images in the batch.
+"""CLIPC8: an image and the prompts of its class find each other, among few classes.
 
-Source: the abstract of CLIPC8 (face liveness detection by eight classes that texts describe);
-nothing else is public, so the form is a decision [D]. y_c is the unit mean of the unit embeddings
-of the prompts of class c, x_i an image's, s_ic = e^t <x_i, y_c>, P_c the images of class c in the
-batch:
+Source: CLIPC8's abstract, which tells eight text-described categories of presentation attacks, four
+of them by name. Its prompts, loss and hyper-parameters are not public: the form below is derived
+[D], with CLIP's hyper-parameters. y_c is the mean of the unit embeddings of the prompts of class c,
+brought back to unit length, c_i the class of image i and P_c the images of class c. Over the images
+with a class and the classes that they show,
 
-    loss = 1/2 mean_i CE(s_i., class of i)
-         + 1/2 mean_{c present} 1/|P_c| sum_{i in P_c} -log softmax_i(s_.c)
+    loss = 1/2 mean_i -log softmax_c(e^t <x_i, y_c>)_{c_i}
+         + 1/2 mean_c 1/|P_c| sum_{i in P_c} -log softmax_i(e^t <y_c, x_i>)_i
 
-All classes stand in the first denominator, all labelled images in the second. So images of one
-class are joint positives of their text, where CLIP would take them for each other's negatives; with
-exactly one image of each class it is CLIP's loss. t is `clip`'s. The prompts are encoded once a
-step, unlabelled images are left out. B images, C classes, P prompts, D width.
+so that images of one class, whose texts are the same, are positives together, where CLIP would take
+them for negatives of each other's text. With exactly one image of each class it is CLIP. Every
+prompt is encoded once a step. Classes go by the names that the data gives them; where it gives only
+numbers, by the sorted names of the prompts. Images of a class without prompts are left out.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from facejax.contracts import Ctx, Loss, Params, Pass, Spec, Term, Vars, View
+from facejax.contracts import Ctx, Loss, Pass, Spec, Term, Vars, View
 from facejax.errors import UserError, nearest
 from facejax.objectives import _image_text
 from facejax.objectives._image_text import Towers
@@ -30,21 +32,18 @@ from facejax.ops.similarity import l2_normalize
 
 SCOPE = "batch"
 
-Prompts = tuple[tuple[str, tuple[str, ...]], ...]
-
-PROMPTS: Prompts = (
-    ("live", ("a live face", "a real person in front of the camera", "a genuine face")),
-    ("print", ("a printed photo of a face", "a face on a sheet of photo paper")),
-    ("screen", ("a face replayed on a screen", "a phone display that shows a face")),
-    ("paper_mask", ("a paper mask over a face", "someone wearing a printed mask")),
-    ("silicone_mask", ("a silicone mask of a face", "a person in a rubber mask")),
-    ("dark", ("a face in a dark environment", "a person barely lit at night")),
-    ("tampered_id", ("a tampered photo on an identity card", "a pasted portrait in a passport")),
-    ("reprint", ("a low-quality reprint of a face", "a badly copied portrait")),
-    ("cutout", ("a face partly covered by a cut photo", "a person behind a piece of a picture")),
-)
-"""facejax's own: of CLIPC8's classes only dark, tampered identity card, printed photo and screen
-are public, no prompt is, nor whether live is one of the eight."""
+PROMPTS: Mapping[str, tuple[str, ...]] = {
+    "live": ("a live face", "a real person in front of the camera", "a genuine face"),
+    "print": ("a printed photo of a face", "a face on a sheet of photo paper"),
+    "screen": ("a face replayed on a screen", "a phone display that shows a face"),
+    "paper_mask": ("a paper mask over a face", "someone wearing a printed mask"),
+    "silicone_mask": ("a silicone mask of a face", "a person in a rubber mask"),
+    "dark": ("a face in a dark environment", "a person barely lit at night"),
+    "tampered_id": ("a tampered photo on an identity card", "a pasted portrait in a passport"),
+    "reprint": ("a low-quality reprint of a face", "a badly copied portrait"),
+    "cutout": ("a face partly covered by a cut photo", "a person behind a piece of a picture"),
+}
+"""facejax's own: those of the paper are not public, nor whether live faces are one of its eight."""
 
 
 @dataclass(frozen=True)
@@ -52,59 +51,59 @@ class Config(Towers):
     """Options of `clipc8`.
 
     Attributes:
-        field: batch field of class numbers.
-        prompts: (class, its texts) of each class. Where the data names its classes these are found
-            by name, otherwise they are in the order of the class numbers.
+        prompts: class -> texts.
+        field: batch field of class numbers; images where it is unknown are left out.
         tau: temperature at the start.
     """
 
+    # Mappings have no hash; equality still compares them.
+    prompts: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: PROMPTS, hash=False)
     field: str = "attack"
-    prompts: Prompts = PROMPTS
     tau: float = 0.07
 
     @classmethod
     def tiny(cls) -> "Config":
-        return cls(out=6, field="frame", prompts=(("first", ("a", "the one")), ("last", ("b",))))
+        return cls(out=6, field="clip", prompts={"one": ("a", "an a"), "two": ("b",)})
 
 
 def fields(cfg: Config) -> tuple[str, ...]:
     return (cfg.field,)
 
 
-def _ordered(cfg: Config, spec: Spec) -> list[tuple[str, ...]]:
-    """The texts of each class, by its number.
+def constants(cfg: Config, spec: Spec) -> dict[str, np.ndarray]:
+    """Token ids i32[Q, L] of all prompts, the place of each one's class, and that of each class.
+
+    Places count the classes with prompts, C of them. `place` is i32[Q], `place_of_class` i32[K] for
+    the K class numbers of the data, -1 for a class without prompts.
 
     Raises:
-        UserError: a class without a text.
+        UserError: no tokenizer, fewer than two classes, one without a text or not in the data.
     """
-    texts = dict(cfg.prompts)
-    names = spec.names.get(cfg.field, tuple(texts)[: spec.classes.get(cfg.field)])
-    for name in names:
-        if not texts.get(name):
-            what = f"no text for class '{name}' of '{cfg.field}'"
-            raise UserError("prompts", what, nearest(name, list(texts)))
-    if len(names) < spec.classes.get(cfg.field, 0):
-        what = f"{len(names)} classes, but '{cfg.field}' has {spec.classes[cfg.field]}"
-        raise UserError("prompts", what, "give texts for every class")
-    return [texts[name] for name in names]
-
-
-def constants(cfg: Config, spec: Spec) -> dict[str, np.ndarray]:
-    """Token ids i32[P, L] of the prompts, and the class i32[P] of each."""
     if spec.tokenize is None:
-        raise UserError("config.data.text", "missing", "the prompts need a tokenizer")
-    texts = _ordered(cfg, spec)
+        raise UserError("config.data.text", "prompts are texts", "set its tokenizer")
+    order = tuple(sorted(cfg.prompts))
+    names = spec.names.get(cfg.field, order)
+    for name, texts in cfg.prompts.items():
+        if name not in names:
+            what = f"'{name}' is no class of '{cfg.field}'"
+            raise UserError("prompts", what, nearest(name, names))
+        if not texts:
+            raise UserError("prompts", f"'{name}' has no text", "give it one")
+    if len(order) < 2:
+        raise UserError("prompts", "fewer than two classes", "give each class its texts")
+    texts = [text for name in order for text in cfg.prompts[name]]
+    place = np.repeat(np.arange(len(order)), [len(cfg.prompts[name]) for name in order])
+    of_class = [order.index(name) if name in cfg.prompts else -1 for name in names]
     return {
-        "prompts": spec.tokenize([text for own in texts for text in own]),
-        "owner": np.repeat(np.arange(len(texts), dtype=np.int32), [len(own) for own in texts]),
+        "prompts": spec.tokenize(texts),
+        "place": place.astype(np.int32),
+        "place_of_class": np.asarray(of_class, np.int32),
     }
 
 
 def passes(cfg: Config, spec: Spec) -> dict[str, Pass]:
-    return {
-        "image": _image_text.passes(cfg, spec)["image"],
-        "prompts": Pass(View("prompts"), tower="encoder_text", batched=False),
-    }
+    prompts = Pass(View("prompts"), tower="encoder_text", batched=False)
+    return {**_image_text.passes(cfg, spec), "text": prompts}
 
 
 def init(cfg: Config, rng: jax.Array, spec: Spec) -> Vars:
@@ -112,42 +111,50 @@ def init(cfg: Config, rng: jax.Array, spec: Spec) -> Vars:
     return Vars(params={**_image_text.init(cfg, rng, spec), "logit_scale": start})
 
 
-def of_classes(params: Params, pooled: jax.Array, owner: jax.Array, classes: int) -> jax.Array:
-    """Unit vectors [C, D] of classes from what the text tower made of the prompts [P, D]."""
-    each = _image_text.embedded(params, "text", pooled)
-    return l2_normalize(jax.ops.segment_sum(each, owner, classes))
-
-
 def loss(cfg: Config, params, ema, state, feats, batch, ctx: Ctx) -> Loss:
-    owner, C = ctx.constants["owner"], len(_ordered(cfg, ctx.spec))
-    there = batch[f"has_{cfg.field}"]
-    if cfg.cached:
-        there &= batch[f"has_{cfg.cached}"]
     x = _image_text.embedded(params, "image", feats["image"].pooled)
-    y = of_classes(params, feats["prompts"].pooled, owner, C)
+    prompts = _image_text.embedded(params, "text", feats["text"].pooled)
+    C = len(cfg.prompts)
+    # The sum of unit vectors points where their mean does.
+    y = l2_normalize(jax.ops.segment_sum(prompts, ctx.constants["place"], C))
+    label, there = _places(cfg, batch, ctx)
+
     scale = jnp.exp(params["logit_scale"])
     s = scale * logits.product(x, y)
-    own = there[:, None] & (batch[cfg.field][:, None] == jnp.arange(C)[None])
-    positive = jnp.where(own, s, 0.0)
+    own = there[:, None] & (label[:, None] == jnp.arange(C)[None])
+    at_label = jnp.sum(jnp.where(own, s, 0.0), axis=1)
+    of_image = jnp.where(there, jax.nn.logsumexp(s, axis=1) - at_label, 0.0)
 
-    to_class = jnp.where(there, jax.nn.logsumexp(s, axis=1) - positive.sum(axis=1), 0.0)
-    # Without any labelled image all stand in: the sum would be that of nothing.
+    count = jnp.sum(own, axis=0)
+    # Where no image has a class the sums are over nothing, and count for nothing.
     among = jnp.where(there[:, None] | ~there.any(), s, -jnp.inf)
-    members = own.sum(axis=0)
-    to_image = jax.nn.logsumexp(among, axis=0) - positive.sum(axis=0) / jnp.maximum(members, 1)
-    to_image = jnp.where(members > 0, to_image, 0.0)
+    mean = jnp.sum(jnp.where(own, s, 0.0), axis=0) / jnp.maximum(count, 1)
+    of_class = jnp.where(count > 0, jax.nn.logsumexp(among, axis=0) - mean, 0.0)
 
-    labelled = there.sum(dtype=jnp.float32)
-    right = there & (jnp.argmax(s, axis=1) == batch[cfg.field])
-    metrics = {
-        "accuracy": Term(right.sum(dtype=jnp.float32), labelled),
-        "scale": Term(scale, jnp.float32(1)),
-    }
-    terms = {
-        "class": Term(to_class.sum(), labelled, 0.5),
-        "image": Term(to_image.sum(), (members > 0).sum(dtype=jnp.float32), 0.5),
-    }
-    return Loss(terms, metrics=metrics)
+    n, present = (jnp.sum(k, dtype=jnp.float32) for k in (there, count > 0))
+    right = there & (jnp.argmax(s, axis=1) == label)
+    return Loss(
+        {
+            "image": Term(jnp.sum(of_image), n, 0.5),
+            "text": Term(jnp.sum(of_class), present, 0.5),
+        },
+        metrics={
+            "accuracy": Term(jnp.sum(right, dtype=jnp.float32), n),
+            "covered": Term.mean(there.astype(jnp.float32)),
+            "scale": Term(scale, jnp.float32(1)),
+        },
+    )
+
+
+def _places(cfg: Config, batch, ctx: Ctx) -> tuple[jax.Array, jax.Array]:
+    """The place of each image's class i32[B], -1 where it has none, and bool[B]: where it has."""
+    known = batch[f"has_{cfg.field}"] & (batch[cfg.field] >= 0)
+    if cfg.cached:
+        known &= batch[f"has_{cfg.cached}"]
+    of_class = jnp.asarray(ctx.constants["place_of_class"])
+    number = jnp.where(known, batch[cfg.field], len(of_class))
+    place = of_class.at[number].get(mode="fill", fill_value=-1)
+    return place, place >= 0
 
 
 def update(cfg: Config, params, state, stats, ctx: Ctx):
@@ -167,11 +174,10 @@ def scale_bias(cfg: Config, params) -> tuple[jax.Array, jax.Array]:
 
 
 def flops(cfg: Config, spec: Spec) -> float:
-    """Forward FLOPs per image: its projection and its row of the similarities, and its share of
-    the prompts' projections."""
-    texts, sides = _ordered(cfg, spec), _image_text.projected(cfg)
-    image, text = spec.towers["encoder"].embed, spec.towers["encoder_text"].embed
-    out = cfg.out if sides else image
-    prompts = sum(map(len, texts)) / spec.global_batch
-    project = image * ("image" in sides) + text * ("text" in sides) * prompts
-    return 2.0 * cfg.out * project + 2.0 * out * len(texts)
+    """Forward FLOPs per image: its projection and cosines, and its share of the prompts'."""
+    sides = _image_text.projected(cfg)
+    image, text = (spec.towers[key].embed for key in ("encoder", "encoder_text"))
+    width = cfg.out if sides else text
+    prompts = sum(map(len, cfg.prompts.values())) / spec.global_batch
+    projections = ("image" in sides) * image + ("text" in sides) * text * prompts
+    return float(2 * cfg.out * projections + 2 * len(cfg.prompts) * width)

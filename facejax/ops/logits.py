@@ -89,6 +89,36 @@ def softplus_sums(
     return _softplus_sums(q, k, bias, {"owner": owner}, {"owner": k_owner})
 
 
+def mean_column(q: jax.Array, k: jax.Array, there: jax.Array) -> jax.Array:
+    """The mean of the columns that are there, by the softmax of each row over them; no gradient.
+
+    Args:
+        q: [A, D], divided by the temperature.
+        k: [M, D].
+        there: bool[M], at least one.
+
+    Returns:
+        f32[A, D] or wider.
+    """
+    q, k = jax.lax.stop_gradient((q, k))
+    wide = jnp.result_type(q, k, jnp.float32)
+    q, k = q.astype(wide), k.astype(wide)
+
+    def visit(rows, columns, exist, sums, _):
+        s = jnp.where((columns["there"] & exist)[None], product(rows, columns["x"]), -jnp.inf)
+        peak, total = _absorb(sums["log"], s, 1)
+        shift = _shift(peak)
+        more = jnp.einsum(
+            "am,md->ad", jnp.exp(s - shift[:, None]), columns["x"], precision=PRECISION
+        )
+        before = jnp.exp(sums["log"][0] - shift)[:, None]
+        return {"log": (peak, total), "sum": sums["sum"] * before + more}, None
+
+    start = {"log": _nothing(q), "sum": jnp.zeros_like(q)}
+    sums, _ = sweep(visit, q, {"x": k, "there": there}, start)
+    return sums["sum"] / sums["log"][1][:, None]
+
+
 def product(q: jax.Array, k: jax.Array) -> jax.Array:
     """f32[A, M]: all logits at once."""
     return jnp.einsum("ad,md->am", q, k, precision=PRECISION)

@@ -8,7 +8,7 @@ from facejax import tokenizer
 from facejax.data import pipeline
 from facejax.data.order import make_order
 from facejax.data.records import Field
-from facejax.data.texts import Texts
+from facejax.data.texts import Texts, given
 
 CAPTIONS = [("a man", "an old man", " "), "a woman", "", ("", "  "), None, "a very long text " * 9]
 
@@ -53,3 +53,29 @@ def test_rows_get_one_of_their_captions_wherever_they_are_read(texts):
         assert batch.arrays["text"][5, -1] == texts.tokenizer.end
     for n, batch in enumerate(read([0, 3], start=9), start=9):
         np.testing.assert_array_equal(batch.arrays["text"], whole[n].arrays["text"][[0, 3]])
+
+
+class Named(Numbers):
+    """Its record `i` names `i` people, of two at most."""
+
+    def __init__(self):
+        super().__init__(3, fields={"names": Field((2,), "str", many=True)})
+
+    def read(self, indices):
+        people = ("a man", "a very long woman " * 3)
+        return [r | {"names": people[:i]} for i, r in zip(indices, super().read(indices))]
+
+
+def test_names_of_a_picture_become_rows_of_ids(texts):
+    mix = mixture(Named())
+    options = {"size": 4, "global_batch": 3, "rows": np.arange(3), "steps": 1, "texts": texts}
+    order = make_order(mix, 0, "sequential")
+    (batch,) = pipeline.batches(mix, order, **options, fields=("names",))
+    ids = batch.arrays["names"]
+    assert (ids.shape, ids.dtype) == ((3, 2, 12), np.int32)
+    assert batch.arrays["count_names"].tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(ids[1, 0], texts.tokenizer.encode(["a man"], 12)[0])
+    np.testing.assert_array_equal(ids[2, 0], ids[1, 0])
+    assert batch.cut == 1
+    shape = given(mix.fields, 12)["names"]
+    assert (shape.shape, shape.dtype, shape.many) == ((2, 12), "int32", True)

@@ -1,117 +1,174 @@
-"""CLIPC8 against its equation in float64 NumPy, CLIP where both are the same, and its prompts."""
+"""CLIPC8 against its definition in float64 NumPy, one image and one class at a time."""
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from made_up import BROAD, SPEC, B, Case, assert_gradient, assert_value, counted_flops, moved
+from made_up import BROAD, SPEC, B, Case, assert_gradient, assert_value, moved
 from numpy_heads import f64, unit
+from support import TEXT, program_of, resolve
 
 from facejax.errors import UserError
 from facejax.objectives import clipc8
 from facejax.ops.similarity import clip_softmax
 
-THREE = (("one", ("a", "an a", "the a")), ("two", ("b",)), ("three", ("c", "some c")))
+NAMES = ("live", "print", "screen", "never", "bare")
+SPEC = dataclasses.replace(SPEC, names={"attack": NAMES})
+PROMPTS = {"screen": ("s",), "live": ("a", "b", "c"), "never": ("n", "m"), "print": ("p", "q")}
+CONFIG = clipc8.Config(out=6, prompts=PROMPTS)
+LABELS = np.array([0, 2, 2, 1, 4, 0, 2, -1])  # nobody shows class 3, and class 4 has no prompts
 
 
-def case_of(prompts=THREE, **options) -> Case:
-    config = dataclasses.replace(clipc8.Config.tiny(), prompts=prompts, field="kind", **options)
-    return moved(Case.of(clipc8, config))
+def labelled(given, labels=LABELS, has=True):
+    labels = jnp.asarray(labels, jnp.int32)
+    own = {"attack": labels, "has_attack": jnp.full(len(labels), has)}
+    return dataclasses.replace(given, batch={**given.batch, **own})
 
 
-def labelled(case: Case, kind, known=None, features="ordinary"):
-    given = case.inputs(features)
-    known = np.ones(B, bool) if known is None else known
-    fields = {"kind": jnp.asarray(kind, jnp.int32), "has_kind": jnp.asarray(known)}
-    return dataclasses.replace(given, batch=given.batch | fields)
+def case_of(**options) -> Case:
+    return moved(Case.of(clipc8, dataclasses.replace(CONFIG, **options), SPEC))
 
 
-def embedded(case: Case, given):
-    """Unit vectors of images [B, D] and of classes [C, D], in float64."""
+def embeddings(case, given):
+    """Unit images [B, D], and unit classes by name, each prompt looked up by its text."""
     p = f64(given.params)
     x = unit(f64(given.feats["image"].pooled) @ p["image"]["kernel"])
-    each = unit(f64(given.feats["prompts"].pooled) @ p["text"]["kernel"])
-    owner = case.constants["owner"]
-    return x, unit(np.stack([each[owner == c].mean(0) for c in range(owner.max() + 1)]))
+    z = unit(f64(given.feats["text"].pooled) @ p["text"]["kernel"])
+    rows = case.constants["prompts"]
+
+    def of(text):
+        return z[next(i for i, row in enumerate(rows) if (row == SPEC.tokenize([text])[0]).all())]
+
+    return x, {name: unit(np.mean([of(t) for t in texts], 0)) for name, texts in PROMPTS.items()}
 
 
-def test_the_loss_is_its_equation():
-    """Two classes are in the batch, one isn't; a row has no label, and another's is a sentinel."""
+def reference(case, given, labels=LABELS):
+    x, y = embeddings(case, given)
+    e = np.exp(f64(given.params["logit_scale"]))
+    named = {i: NAMES[c] for i, c in enumerate(labels) if c >= 0 and NAMES[c] in y}
+    total = 0.0
+    for i, name in named.items():
+        shares = {n: np.exp(e * x[i] @ y[n]) for n in y}
+        total -= np.log(shares[name] / sum(shares.values())) / len(named) / 2
+    present = set(named.values())
+    for name in present:
+        shares = {i: np.exp(e * x[i] @ y[name]) for i in named}
+        own = [i for i in named if named[i] == name]
+        costs = [-np.log(shares[i] / sum(shares.values())) for i in own]
+        total += np.mean(costs) / len(present) / 2
+    return total
+
+
+def test_loss_is_its_formula():
     case = case_of()
-    kind = np.array([0, 2, 2, 0, -1, 0, 2, 0])
-    known = np.arange(B) != 4
-    given = labelled(case, kind, known)
-    x, y = embedded(case, given)
-    s = math.exp(float(given.params["logit_scale"])) * x @ y.T
-    to_class = [np.log(np.exp(s[i]).sum()) - s[i, kind[i]] for i in range(B) if known[i]]
-    to_image = []
-    for c in (0, 2):
-        total = np.log(np.exp(s[known, c]).sum())
-        to_image.append(np.mean([total - s[i, c] for i in range(B) if kind[i] == c]))
-    assert_value(case, given, np.mean(to_class) / 2 + np.mean(to_image) / 2)
-    assert_gradient(case, given, 1e-5)
-    none = labelled(case, kind, np.zeros(B, bool))
-    value, grads = jax.jit(lambda g: (case.value(g), case.grads(g)))(none)
-    assert value == 0
-    assert all((np.asarray(g) == 0).all() for g in jax.tree.leaves(grads))
+    given = labelled(case.inputs())
+    assert_value(case, given, reference(case, given))
+    assert_gradient(case, given, rtol=1e-6)
+    metrics = jax.jit(case.loss)(given).metrics
+    np.testing.assert_allclose(metrics["covered"].value(), 6 / B)
+    np.testing.assert_allclose(metrics["accuracy"].count, 6)
+
+
+def test_images_without_a_class_have_no_part():
+    case = case_of()
+    given = labelled(case.inputs())
+    value, grads = jax.jit(lambda g: (case.value(g), case.grads(g)))(given)
+    image = given.feats["image"]
+    outside = np.array([4, 7])
+    other = dataclasses.replace(image, pooled=image.pooled.at[outside].set(9.0))
+    changed = dataclasses.replace(given, feats={**given.feats, "image": other})
+    np.testing.assert_allclose(jax.jit(case.value)(changed), value, rtol=1e-6)
+    assert (grads["feats"]["image"]["pooled"][outside] == 0).all()
+    nobody, grads = jax.jit(lambda g: (case.value(g), case.grads(g)))(labelled(given, has=False))
+    assert nobody == 0
+    assert all((g == 0).all() for g in jax.tree.leaves(grads))
 
 
 def test_one_image_of_each_class_is_clip():
-    case = case_of(tuple((f"class {c}", (f"a {c}", f"the {c}")) for c in range(B)))
-    order = np.random.default_rng(0).permutation(B)
-    given = labelled(case, order)
-    with jax.enable_x64(True):
-        x, y = map(jnp.asarray, embedded(case, given))
-        scale = jnp.exp(jnp.float64(given.params["logit_scale"]))
-        want = float(clip_softmax(x, y[order], scale).mean())
-    assert_value(case, given, want)
+    case = case_of()
+    given = labelled(case.inputs(), [2, -1, 0, -1, 3, -1, -1, 1])
+    x, y = embeddings(case, given)
+    rows = [2, 0, 4, 7]
+    pairs = jnp.float32(x[rows]), jnp.float32([y[NAMES[c]] for c in (0, 2, 3, 1)])
+    want = clip_softmax(*pairs, jnp.exp(given.params["logit_scale"])).mean()
+    np.testing.assert_allclose(jax.jit(case.value)(given), want, rtol=1e-5)
+
+
+def test_images_of_one_class_do_not_repel_each_other():
+    """Their text is one text: where classes are told apart perfectly nothing is left to gain."""
+    case = Case.of(clipc8, clipc8.Config(project="none", prompts={"a": ("a",), "b": ("b",)}))
+    case = dataclasses.replace(case, spec=dataclasses.replace(SPEC, names={"attack": ("a", "b")}))
+    given = labelled(case.inputs(), [0, 0, 0, 0, 1, 1, 1, 1])
+    at = jnp.eye(8)
+    feats = {
+        "image": dataclasses.replace(given.feats["image"], pooled=at[jnp.arange(B) // 4]),
+        "text": dataclasses.replace(given.feats["text"], pooled=at[:2]),
+    }
+    params = {"logit_scale": jnp.float32(np.log(100.0))}
+    given = dataclasses.replace(given, feats=feats, params=params)
+    np.testing.assert_allclose(jax.jit(case.value)(given), np.log(4) / 2, rtol=1e-5)
+    assert max(np.abs(g).max() for g in jax.tree.leaves(jax.jit(case.grads)(given))) < 1e-6
+
+
+def test_where_all_are_equal_the_loss_is_that_of_guessing():
+    case = case_of(project="none")
+    given = labelled(case.inputs("equal"), [0, 1, 2, 3, 0, 1, 2, 3])
+    np.testing.assert_allclose(
+        jax.jit(case.value)(given), (np.log(len(PROMPTS)) + np.log(B)) / 2, rtol=1e-5
+    )
 
 
 def test_the_order_of_prompts_and_classes_means_nothing():
-    """Neither within a class, nor of the classes where the data names these."""
-    kind = np.arange(B) % 3
+    """Everything goes by name: texts in another order, and the same classes otherwise numbered."""
     case = case_of()
-    given = labelled(case, kind)
-    turned = tuple((name, texts[::-1]) for name, texts in THREE[::-1])
-    named = dataclasses.replace(SPEC, names={"kind": ("one", "two", "three")})
-    other = dataclasses.replace(case_of(turned), spec=named)
-    tokens, owner = (other.constants[name] for name in ("prompts", "owner"))
-    assert owner.tolist() == case.constants["owner"].tolist()
-    place = [case.constants["prompts"].tolist().index(row) for row in tokens.tolist()]
-    assert place != sorted(place)
-    prompts = dataclasses.replace(
-        given.feats["prompts"], pooled=given.feats["prompts"].pooled[jnp.asarray(place)]
-    )
-    moved_prompts = dataclasses.replace(given, feats={**given.feats, "prompts": prompts})
-    np.testing.assert_allclose(other.value(moved_prompts), case.value(given), rtol=1e-6)
+    given = labelled(case.inputs())
+    want, rows = jax.jit(case.value)(given), case.constants["prompts"]
+    turned = {name: texts[::-1] for name, texts in reversed(PROMPTS.items())}
+    other = case_of(prompts=turned)
+    old = [np.flatnonzero((rows == row).all(1))[0] for row in other.constants["prompts"]]
+    assert old != sorted(old)
+    text = given.feats["text"]
+    text = dataclasses.replace(text, pooled=text.pooled[np.array(old)])
+    shown = dataclasses.replace(given, feats={**given.feats, "text": text})
+    np.testing.assert_allclose(jax.jit(other.value)(shown), want, rtol=1e-6)
+
+    spec = dataclasses.replace(SPEC, names={"attack": NAMES[::-1]})
+    renamed = dataclasses.replace(case, spec=spec)
+    numbers = np.where(LABELS < 0, -1, 4 - LABELS)
+    np.testing.assert_allclose(jax.jit(renamed.value)(labelled(given, numbers)), want, rtol=1e-6)
+    nameless = dataclasses.replace(case, spec=dataclasses.replace(SPEC, names={}))
+    assert nameless.constants["place_of_class"].tolist() == [0, 1, 2, 3]
 
 
-def test_where_all_cosines_are_equal_the_loss_is_that_of_guessing():
-    case = case_of()
-    for kind in (np.arange(B) % 3, np.zeros(B)):
-        given = labelled(case, kind, features="zero")
-        want = (math.log(3) + math.log(B)) / 2
-        np.testing.assert_allclose(case.value(given), want, rtol=1e-6)
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ({"live": ("a",), "prin": ("b",)}, r"'prin' is no class of 'attack'.*'print'"),
+        ({"live": ("a",), "print": ()}, r"'print' has no text"),
+        ({"live": ("a",)}, r"fewer than two classes"),
+    ],
+)
+def test_prompts_that_do_not_fit_are_refused(prompts, message):
+    with pytest.raises(UserError, match=message):
+        clipc8.constants(clipc8.Config(prompts=prompts), SPEC)
 
 
-def test_a_class_without_texts_is_refused():
-    named = dataclasses.replace(SPEC, names={"frame": ("first", "lost")}, classes={"frame": 2})
-    with pytest.raises(UserError, match=r"prompts: no text for class 'lost'.*mean 'last'"):
-        clipc8.constants(clipc8.Config.tiny(), named)
-    many = dataclasses.replace(SPEC, classes={"frame": 5})
-    with pytest.raises(UserError, match="prompts: 2 classes, but 'frame' has 5"):
-        clipc8.constants(clipc8.Config.tiny(), many)
-    with pytest.raises(UserError, match=r"config\.data\.text: missing"):
-        clipc8.constants(clipc8.Config.tiny(), dataclasses.replace(SPEC, tokenize=None))
-    public = {name for name, _ in clipc8.PROMPTS}
-    assert {"dark", "tampered_id", "print", "screen"} < public
-    assert len(public) == len(clipc8.PROMPTS) == 9
+def test_the_step_reads_the_field_and_encodes_the_prompts_once():
+    options = {"out": 6, "field": "clip", "prompts": {"one": ["a", "b"], "two": ["c"]}}
+    program = program_of(resolve({"clipc8": options}, encoder_text=TEXT))
+    assert program.fields() == ("clip", "image")
+    assert program.constants["clipc8/prompts"].shape == (3, 6)
+    assert sorted(p.tower for p in program.forwards) == ["encoder", "encoder_text"]
+    without = dataclasses.replace(SPEC, tokenize=None)
+    with pytest.raises(UserError, match=r"^config.data.text: prompts are texts"):
+        clipc8.constants(CONFIG, without)
 
 
-def test_flops_are_those_that_are_counted():
-    config = clipc8.Config(out=512, field="frame", prompts=THREE[:2])
-    counted = counted_flops(Case.of(clipc8, config, BROAD))
-    np.testing.assert_allclose(clipc8.flops(config, BROAD), counted, rtol=0.05)
+def test_flops_are_those_that_xla_counts():
+    spec = dataclasses.replace(BROAD, names={"attack": NAMES})
+    case = Case.of(clipc8, dataclasses.replace(CONFIG, out=512), spec)
+    given = labelled(case.inputs())
+    counted = jax.jit(case.loss).lower(given).cost_analysis()["flops"] / B
+    np.testing.assert_allclose(clipc8.flops(case.config, spec), counted, rtol=0.02)

@@ -216,3 +216,15 @@ def test_half_precision_is_summed_in_fp32():
         np.testing.assert_allclose(value, getattr(want, name), rtol=1e-5, atol=1e-5)
     to_k = jax.jit(jax.grad(lambda k: weighted("rows", {**given, "k": k})))(given["k"])
     assert to_k.dtype == jnp.bfloat16
+
+
+def test_mean_column_is_that_of_the_softmax():
+    given = made(scale=30.0)
+    q, k, there = given["q"], given["k"], np.arange(13) % 4 > 0
+    s = np.where(there[None], q @ k.T, -np.inf)
+    e = np.exp(s - s.max(1, keepdims=True))
+    want = (e / e.sum(1, keepdims=True)) @ k
+    at = (jnp.float32(q), jnp.float32(k), jnp.asarray(there))
+    np.testing.assert_allclose(jax.jit(logits.mean_column)(*at), want, atol=1e-5)
+    slope = jax.jit(jax.grad(lambda *x: jnp.sum(logits.mean_column(*x)), argnums=(0, 1)))(*at)
+    assert all((x == 0).all() for x in slope)
