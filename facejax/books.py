@@ -53,8 +53,8 @@ class Books:
             TrainingFailed: too many broken records, or too many steps that are not finite.
         """
         self._bad += host.bad
-        if "has_text" in host.arrays:
-            self._texts += np.array([np.sum(~host.arrays["has_text"]), host.cut])
+        missing = np.sum(~host.arrays["has_text"]) if "has_text" in host.arrays else 0
+        self._texts += np.array([missing, host.cut])
         if jax.process_count() == 1:
             self._reject(host.step)
         if self._session.run.log_batch_ids:

@@ -198,6 +198,9 @@ def test_mixed_sources_fill_absent_fields():
     )
     mix = mixture(a, b)
     assert mix.classes == {"identity": 6}
+    assert mix.names == {}
+    told = Numbers(2, fields={"attack": Field((), "int32", 2, ("live", "print")), "age": Field()})
+    assert mixture(told).names == {"attack": ("live", "print")}
     assert mix.attributes == ("Male", "Smiling", "Young")
     wanted = ["identity", "attributes", "caption", "age"]
     batch = batches(mix, steps=1, global_batch=6, rows=np.arange(6), fields=wanted)[0]
