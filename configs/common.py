@@ -155,7 +155,7 @@ def web_scale(folder: str, images: int, epochs: float, batch: int) -> ConfigDict
     config.log_every = 100
 
     config.objective = ConfigDict()
-    config.data = ConfigDict({"size": 112, "workers": 16})
+    config.data = ConfigDict({"size": 112, "align": "arcface112", "workers": 16})
     config.data.sources = ({"name": "arrayrecord", "path": f"{folder}/train"},)
     config.optimizer = ConfigDict(
         {"name": "sgd", "base_lr": 0.02, "weight_decay": 5e-4, "clip": 5.0}

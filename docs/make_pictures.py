@@ -2,10 +2,12 @@
 
     python -m docs.make_pictures
 
-writes docs/faces.png (each row is one person, each column one of that person's pictures) and
-docs/masks.png (each row is one kind of mask; grey is removed, red removed as the covered region).
+writes docs/faces.png (each row is one person, each column one of that person's pictures),
+docs/masks.png (each row is one kind of mask; grey is removed, red removed as the covered region)
+and docs/attacks.png (each row is one presentation attack, each column one person and variant).
 """
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -15,6 +17,7 @@ from PIL import Image, ImageDraw
 
 from facejax.contracts import Draw
 from facejax.data import align
+from facejax.data.sources import _synthetic_attacks as attacks
 from facejax.data.sources import synthetic
 from facejax.ops.masking import Block, Cells, Random
 from facejax.ops.regions import COVERED, Fasking, Regions
@@ -22,6 +25,7 @@ from facejax.ops.regions import COVERED, Fasking, Regions
 PEOPLE, SHOTS, SIZE, GAP = 4, 8, 96, 4
 GRID = 14, 14
 FACES, SIDE, MARGIN = 6, 84, 96
+SMALL = 64
 MASKS = {
     "Random": Random(),
     "Cells": Cells(cell=12),
@@ -73,7 +77,26 @@ def mask_sheet() -> Image.Image:
     return sheet
 
 
+def attack_sheet() -> Image.Image:
+    """One row per class, all on the same faces."""
+    people = attacks.VARIANTS
+    cfg = synthetic.Config(n=people, identities=people, size=SMALL, attacks=attacks.ATTACKS)
+    faces = synthetic.render(dataclasses.replace(cfg, attacks=()), range(people))
+    numbers = np.arange(people)
+    drawn = attacks.draw(0, numbers, np.zeros(people, int), cfg.attacks, cfg.live, cfg.looks)
+    rows = []
+    for kind in range(len(attacks.CLASSES)):
+        shown = drawn | {"attack": np.full(people, kind), "variant": numbers}
+        rows.append(list(attacks.present(faces["image"], faces["landmarks"], shown)))
+    sheet = sheet_of(rows, SMALL, MARGIN)
+    pen = ImageDraw.Draw(sheet)
+    for i, name in enumerate(attacks.CLASSES):
+        pen.text((2, i * (SMALL + GAP) + SMALL // 2 - 6), name, fill=(0, 0, 0))
+    return sheet
+
+
 if __name__ == "__main__":
     # 128 colours look the same and take a third of the bytes.
-    for name, sheet in (("faces", contact_sheet()), ("masks", mask_sheet())):
-        sheet.quantize(128).save(Path(__file__).with_name(f"{name}.png"), optimize=True)
+    sheets = {"faces": contact_sheet, "masks": mask_sheet, "attacks": attack_sheet}
+    for name, draw in sheets.items():
+        draw().quantize(128).save(Path(__file__).with_name(f"{name}.png"), optimize=True)

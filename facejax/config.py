@@ -107,6 +107,8 @@ class Data:
         sources: dicts with `name` and the source's own keys; see `facejax/data/sources/`.
         size: side in pixels of the images that reach the device.
         mean, std: per RGB channel, of images in [0, 1]; every view is normalised with them.
+        align: how the faces lie in the pictures, which exports say on; nothing is warped here.
+            "arcface112": by five points onto insightface's template of 112 pixels, at any size.
         sampler: "shuffle" (a new order each epoch), "sequential", or a dict that draws rows by who
             is on them, see below.
         group: that many consecutive records of a source stay together in the shuffle, such as the
@@ -122,6 +124,7 @@ class Data:
     size: int = 224
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    align: Literal["none", "arcface112"] = "none"
     sampler: Literal["shuffle", "sequential"] | Sampler = "shuffle"
     group: int = 1
     blocklist: str | None = None

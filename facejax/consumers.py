@@ -31,6 +31,7 @@ class Contract:
         padded: width that it is filled up to with zeros; 0: it is not.
         size: side of the aligned picture in pixels.
         mean, std: of the pixels in [0, 1].
+        align: as `config.data.align` says it.
     """
 
     form: str
@@ -41,6 +42,7 @@ class Contract:
     size: int = 112
     mean: float = 0.5
     std: float = 0.5
+    align: str = "arcface112"
 
 
 CONSUMERS = {
@@ -101,9 +103,9 @@ def problems(model: Model, consumer: str) -> list[str]:
             found.append(f"{key} is {tuple(have[key])}, {consumer} normalises by {value}")
     if have["color"] != "RGB":
         found.append(f"pictures are {have['color']}, not RGB")
-    if "arcface" not in have["alignment"]:
+    if have["alignment"] != want.align:
         what = f"alignment is '{have['alignment']}'"
-        found.append(f"{what}, {consumer} aligns by five points onto the template of ArcFace")
+        found.append(f"{what}, {consumer} aligns by five points ('{want.align}')")
     if have["flip"] != "none":
         found.append(f"flip is '{have['flip']}', {consumer} embeds a picture once")
     return found + _of_numbers(raw, want, consumer)

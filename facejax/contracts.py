@@ -280,6 +280,7 @@ class Spec:
         size: side of the training images in pixels.
         towers: geometry by tower key.
         classes: number of classes by field ("identity", ...), 0 or absent when unlabelled.
+        names: names of the classes by field, where the data has them, in the order of the numbers.
         attributes: names of the binary attributes, in the order of the batch field.
         artifacts: paths of extra files by name (codebooks, banks), from the config.
         aug: mean and std that every view shares, so that one run has one normalisation.
@@ -291,6 +292,7 @@ class Spec:
     size: int
     towers: Mapping[str, Tower]
     classes: Mapping[str, int] = field(default_factory=dict)
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     attributes: tuple[str, ...] = ()
     artifacts: Mapping[str, str] = field(default_factory=dict)
     aug: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)

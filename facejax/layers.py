@@ -129,7 +129,8 @@ def rotate(x: jax.Array, rotation: Rotation) -> jax.Array:
         rotation: angle 0 leaves a token as it is.
     """
     cos, sin = (part[:, :, None] for part in rotation)
-    a, b = jnp.split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), 2, axis=-1)
+    wide, half = x.astype(jnp.promote_types(x.dtype, jnp.float32)), x.shape[-1] // 2
+    a, b = wide[..., :half], wide[..., half:]
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 

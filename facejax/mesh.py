@@ -27,7 +27,7 @@ PLACEMENTS = ("replicate", "fsdp", "devices")
 
 RULES = (
     (r"^(step|skipped|nonfinite)$", "replicate"),
-    (r"(^|/)(bias|scale|ls1|ls2|count)$", "replicate"),
+    (r"(^|/)(bias|q_bias|v_bias|scale|ls1|ls2|count)$", "replicate"),
     (r"(^|/)lora/", "replicate"),
     (r"(^|/)grouped/kernel$", "replicate"),  # small; split, it would split the feature maps too
     (r"^objective/(sparse|velocity)/", "devices"),

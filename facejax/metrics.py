@@ -215,7 +215,7 @@ def load_eval(path: Path) -> Result:
 
 def is_detail(metric: str) -> bool:
     """Whether an evaluator's metric only explains others: a part of a mean, a count, a choice."""
-    return "/" in metric or metric == "l2" or metric.startswith("impostors@")
+    return "/" in metric or metric == "l2" or metric.startswith(("impostors@", "attacks@"))
 
 
 def save_preview(

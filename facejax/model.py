@@ -14,6 +14,7 @@ from PIL import Image
 
 from facejax import augment, checkpoint, config, export, lora, mesh, plugins, tokenizer
 from facejax.contracts import Aug, Draw, Params, View
+from facejax.data import align
 from facejax.errors import UserError
 from facejax.export import _encoder
 from facejax.joint import Joint, Space, space_of
@@ -183,12 +184,14 @@ def fit(image: Any, size: int) -> np.ndarray:
 
 def preprocess_of(run: config.Run) -> dict[str, Any]:
     """What an image goes through before the encoder, as exports carry it."""
+    points = align.declared(run.data.align, run.data.size)
     return {
         "size": run.data.size,
         "mean": list(run.data.mean),
         "std": list(run.data.std),
-        "color": "RGB",
-        "alignment": "none",
+        "color": align.COLOUR_ORDER,
+        "alignment": run.data.align,
+        "template": None if points is None else points.round(4).tolist(),
         "fit": "centre square of the shorter side, bicubic",
         "flip": "none",
         "embedding": "raw",

@@ -10,6 +10,7 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -69,7 +70,7 @@ def prepare(run: Run, workdir: Path) -> Session:
     evaluations = evaluate.prepare(run.evals, run.data.size)
     devices = mesh.make(run.mesh)
     config.check_devices(run, devices.size)
-    spec = spec_of(run, mixture.classes, mixture.attributes, texts)
+    spec = spec_of(run, mixture.classes, mixture.attributes, texts, mixture.names)
     loaded = {path: model.load(path) for path in state.frozen_paths(run, spec)}
     encoders = {path: (m.module, m.encoder_config) for path, m in loaded.items()}
     program = state.plan(run, spec, encoders)
@@ -138,6 +139,7 @@ def spec_of(
     classes: Mapping[str, int],
     attributes: tuple[str, ...],
     texts: Texts | None = None,
+    names: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> Spec:
     """The run's facts for objectives; `run.steps` is set."""
     tokenize = None
@@ -149,6 +151,7 @@ def spec_of(
         size=run.data.size,
         towers={k: t.module.tower(t.config) for k, t in run.towers.items()},
         classes=classes,
+        names=names,
         attributes=attributes,
         artifacts=run.artifacts,
         aug={"mean": run.data.mean, "std": run.data.std},

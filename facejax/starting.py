@@ -115,8 +115,8 @@ def _of_run(path: Path, run: config.Run) -> Source:
     stored = config.resolve(model.read_config(path)["config"])
     step = checkpoint.find(path, None)
     items = checkpoint.Checkpoints(path).read(step, ITEMS)
-    facts = files.Facts(mean=stored.data.mean, std=stored.data.std)
-    notes = files.check_facts(facts, files.Facts(), run.data.mean, run.data.std)
+    facts = files.Facts(mean=stored.data.mean, std=stored.data.std, align=stored.data.align)
+    notes = files.check_facts(facts, files.Facts(), run.data)
     tower = stored.towers["encoder"]
     arrays = flatten(items)
     if not isinstance(run.towers["encoder"].module, Adapted):
@@ -127,8 +127,9 @@ def _of_run(path: Path, run: config.Run) -> Source:
 
 def _of_export(path: Path, run: config.Run) -> Source:
     loaded = model.load(path)
-    facts = files.Facts(mean=loaded.preprocess["mean"], std=loaded.preprocess["std"])
-    notes = files.check_facts(facts, files.Facts(), run.data.mean, run.data.std)
+    made = {key: loaded.preprocess[key] for key in ("mean", "std")}
+    facts = files.Facts(**made, align=loaded.preprocess["alignment"])
+    notes = files.check_facts(facts, files.Facts(), run.data)
     both = {"params": {"encoder": loaded.params}, "stats": {"encoder": loaded.stats}}
     name, cfg = loaded.encoder_name, loaded.encoder_config
     return Source("facejax export", name, cfg, flatten(both), (), notes)
@@ -139,7 +140,7 @@ def _of_file(run: config.Run) -> Source:
     tensors, facts = files.open_source(run.init_from)
     family = files.family(tower.name)
     legal = family.legal(tower.config)
-    notes = files.check_facts(facts, legal, run.data.mean, run.data.std)
+    notes = files.check_facts(facts, legal, run.data)
     found = family.recognise(tower.config, tensors)
     arrays, skipped = {}, list(found.skipped)
     labels = [label for label, o in run.objectives.items() if o.name == "mae"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from made_up import tokenize
 
 from facejax import config, mesh, state
 from facejax.config import MeshShape, Run
@@ -46,6 +47,7 @@ def program_of(run: Run, frozen: Mapping[str, Any] | None = None) -> state.Progr
         towers={k: t.module.tower(t.config) for k, t in run.towers.items()},
         classes={"identity": CLASSES},
         aug={"mean": run.data.mean, "std": run.data.std},
+        tokenize=tokenize,
     )
     return state.plan(run, spec, frozen)
 

@@ -15,7 +15,7 @@ from facejax.step import train_step
 
 FOLDER = Path(__file__).parents[1] / "configs"
 CONFIGS = sorted(path for path in FOLDER.glob("*.py") if path.stem != "common")
-TOLD = {"identity": 1000, "expression": 7, "clip": 100, "frame": 2}
+TOLD = {"identity": 1000, "expression": 7, "clip": 100, "frame": 2, "attack": 9}
 
 
 @pytest.fixture(params=CONFIGS, ids=lambda path: path.stem)

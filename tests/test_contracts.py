@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from contract import assert_frozen_config, assert_plain, assert_pure, finite, fitting, load
 from made_up import B, Case, take
-from support import assert_close, leaves, program_of, resolve
+from support import TEXT, assert_close, leaves, program_of, resolve
 
 from facejax import mesh, plugins, state
 from facejax.checkpoint import Checkpoints
@@ -247,7 +247,12 @@ def test_states_of_all_objectives_survive_a_checkpoint_on_another_mesh(tmp_path)
     assert not left
     optimizer = {"name": "adamw", "lr": 1e-3}
     program = program_of(
-        resolve(section, encoder={"name": "toy", "norm": True}, optimizer=optimizer)
+        resolve(
+            section,
+            encoder={"name": "toy", "norm": True},
+            encoder_text=TEXT,
+            optimizer=optimizer,
+        )
     )
     one = mesh.make(MeshShape(), jax.devices()[:1])
     saved = state.create(program, one)

@@ -294,6 +294,9 @@ def test_an_export_of_ours_starts_a_run(tmp_path, preprocess):
     taken, report = matched(run_of(tmp_path / "out"))
     assert_loaded(taken, params)
     assert report.layout == "facejax export"
+    assert report.notes == []
+    source = starting.read(support.replace_data(run_of(tmp_path / "out"), align="arcface112"))
+    assert source.notes == ["alignment: 'none' there, 'arcface112' here"]
 
 
 @pytest.fixture

@@ -54,6 +54,16 @@ def template(size: int) -> np.ndarray:
     return (TEMPLATE + [8.0, 0.0]) * (size / 128)
 
 
+def declared(alignment: str, size: int) -> np.ndarray | None:
+    """The five points that `config.data.align` declares, f64[5, 2]; None where it declares none.
+
+    Pictures of 112 pixels, resized to `size`, show the template between the same edges.
+    """
+    if alignment == "none":
+        return None
+    return (TEMPLATE + 0.5) * (size / 112) - 0.5
+
+
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """The rotation, uniform scale and shift that take `source` nearest to `target`.
 

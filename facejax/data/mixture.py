@@ -107,6 +107,12 @@ class Mixture:
         return {name: field.classes for name, field in self.fields.items() if field.classes}
 
     @property
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """Names of the classes of each integer label whose classes have names."""
+        named = {name: field for name, field in self.fields.items() if field.names}
+        return {name: field.names for name, field in named.items() if field.classes}
+
+    @property
     def attributes(self) -> tuple[str, ...]:
         """Names of the attributes, united over the sources."""
         return self.fields["attributes"].names if "attributes" in self.fields else ()

@@ -13,10 +13,10 @@ and, where it has models of images and texts,
 where `cfg`, `params` and `stats` are those of one encoder and
 
     preprocess   what turns a picture into the input: `size` (side in pixels), `mean` and `std` (per
-                 channel, of values in [0, 1]), `color` ("RGB"), `alignment` (the face template and
-                 its margin, or "none"), `flip` (what is done with the mirrored image: "none",
-                 "sum"), `embedding` (what is done with the output: "raw", "unit"); more keys are
-                 kept
+                 channel, of values in [0, 1]), `color` ("RGB"), `alignment` (as `config.data.align`
+                 says it; its five points are `template`, where there are some), `flip` (what is
+                 done with the mirrored image: "none", "sum"), `embedding` (what is done with the
+                 output: "raw", "unit"); more keys are kept
     meta         about the run, for the model card: `step`, `config`, `data` (one line of text per
                  source), `metrics` (name -> number), `versions` (package -> version)
 
@@ -75,6 +75,8 @@ def new_folder(out: Path) -> Iterator[Path]:
     draft.mkdir(parents=True)
     try:
         yield draft
+        for file in draft.iterdir():
+            file.chmod(0o644)  # safetensors writes for the owner alone
         os.replace(draft, out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -5,10 +5,12 @@ arXiv:1810.03993), in their order, filled from what the run recorded.
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 UNKNOWN = "not evaluated"
+_BASELINE = "@(?:random|pixels)"
 
 
 def text(
@@ -90,11 +92,11 @@ def _factors(groups: Mapping[str, float]) -> str:
 
 def _is_end(key: str) -> bool:
     """Whether a metric is an end of another one's interval."""
-    return key.endswith(("_low", "_high"))
+    return re.search(rf"_(low|high)({_BASELINE})?$", key) is not None
 
 
 def _metric(key: str) -> str:
-    return key.split("/")[2].partition("@random")[0].partition("@pixels")[0].removesuffix("_std")
+    return re.sub(rf"{_BASELINE}(_diff)?$", "", key.split("/")[2]).removesuffix("_std")
 
 
 def _evaluations(meta: Mapping[str, Any]) -> Iterable[str]:
@@ -108,18 +110,32 @@ def _licensed(data: Iterable[str]) -> Iterable[str]:
 
 
 def _table(metrics: Mapping[str, float]) -> str:
-    """The metrics with their 95 % intervals, where the evaluator gave them."""
+    """The metrics with their 95 % intervals, where the evaluator gave them, and the baselines."""
     found = {k: v for k, v in metrics.items() if isinstance(v, int | float) and math.isfinite(v)}
     rows = []
     for key, value in sorted(found.items()):
-        if _is_end(key):
+        if _is_end(key) or re.search(f"{_BASELINE}$", key):
             continue
-        low, high = (found.get(f"{key}_{end}") for end in ("low", "high"))
-        interval = UNKNOWN if low is None or high is None else f"{low:.4g} to {high:.4g}"
-        rows.append(f"| {key} | {value:.4g} | {interval} |")
+        beside = (_told(found, key, f"@{name}") for name in ("random", "pixels"))
+        interval = _interval(found, key) or UNKNOWN
+        rows.append(f"| {key} | {value:.4g} | {interval} | {' | '.join(beside)} |")
     if not rows:
         return UNKNOWN
-    return "\n".join(["| metric | value | 95 % interval |", "|---|---|---|", *rows])
+    head = "| metric | value | 95 % interval | random encoder | raw pixels |"
+    return "\n".join([head, "|---|---|---|---|---|", *rows])
+
+
+def _told(found: Mapping[str, float], key: str, baseline: str) -> str:
+    """The value of a baseline with its interval; empty without one."""
+    value, interval = found.get(f"{key}{baseline}"), _interval(found, key, baseline)
+    if value is None:
+        return ""
+    return f"{value:.4g} ({interval})" if interval else f"{value:.4g}"
+
+
+def _interval(found: Mapping[str, float], key: str, baseline: str = "") -> str:
+    low, high = (found.get(f"{key}_{end}{baseline}") for end in ("low", "high"))
+    return "" if low is None or high is None else f"{low:.4g} to {high:.4g}"
 
 
 def _list(items: Iterable[str]) -> str:

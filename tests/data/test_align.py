@@ -57,6 +57,13 @@ def test_the_template_scales_by_its_two_rules(size, right_eye):
     np.testing.assert_allclose(align.template(size)[0], right_eye)
 
 
+def test_a_declared_alignment_is_the_template_in_resized_pictures():
+    assert align.declared("none", 112) is None
+    np.testing.assert_allclose(align.declared("arcface112", 112), align.TEMPLATE)
+    half = align.declared("arcface112", 56)
+    np.testing.assert_allclose(half * 2 + 0.5, align.TEMPLATE, atol=1e-12)
+
+
 def test_the_template_aligned_to_itself_does_not_move():
     image = np.random.default_rng(0).integers(0, 256, (112, 112, 3), np.uint8)
     np.testing.assert_allclose(

@@ -108,6 +108,9 @@ print(hashlib.sha256(record["image"].tobytes() + record["landmarks"].tobytes()).
         ({"identities": 0}, "identities", "at least 1"),
         ({"size": 8}, "size", "at least 16"),
         ({"clip": 21}, "clip", "21 people of 20"),
+        ({"move": {"jaw": (0.0,)}}, "move.jaw", "two or more"),
+        ({"move": {"jaws": (0.0, 0.1)}}, "move", "did you mean 'jaw'?"),
+        ({"move": {"jaw": (0.0, 0.1)}, "clip": 2}, "move", "clip or move"),
     ],
 )
 def test_a_wrong_config_is_refused(change, where, says):
@@ -285,6 +288,26 @@ def test_parameters_rendered_again_give_the_same_picture():
     columns = synthetic.render(CFG, range(4))
     again = synthetic.render_factors(synthetic.factors(CFG, range(4)), CFG.size)
     assert_equal(again, {key: columns[key] for key in again})
+
+
+def test_moving_one_parameter_leaves_all_else_of_the_face_as_it_was():
+    levels = {"yaw": (-20.0, 0.0, 20.0), "melanin": (0.1, 0.9)}
+    cfg = dataclasses.replace(CFG, n=20, move=levels)
+    columns, values = synthetic.render(cfg, range(20)), synthetic.factors(cfg, range(20))
+    full = synthetic.factors(CFG, range(4))
+    for name, moved in values.items():
+        still = full[name].repeat(5).reshape(4, 5)
+        for k, level in enumerate(levels.get(name, ())):
+            still[:, k if name == "yaw" else 3 + k] = level
+        np.testing.assert_array_equal(moved.reshape(4, 5), still, err_msg=name)
+    assert columns["face"].tolist() == np.arange(4).repeat(5).tolist()
+    assert columns["factor"].tolist() == [0, 0, 0, 1, 1] * 4
+    assert columns["level"].tolist() == [0, 1, 2, 0, 1] * 4
+    source = synthetic.open(cfg)
+    assert source.fields["factor"].names == ("yaw", "melanin")
+    assert source.identities().tolist() == columns["identity"].tolist()
+    assert source.name(7) == "person 1, picture 0, yaw 20"
+    assert_equal(source.read([7])[0], source.read(range(20))[7])
 
 
 # -------------------------------------------------------------------------------- identity

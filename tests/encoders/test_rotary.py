@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from facejax import mesh
+from facejax.config import MeshShape
 from facejax.contracts import Drawn, TowerSpec
 from facejax.encoders import _tokens, vit
 from facejax.errors import UserError
@@ -89,6 +91,14 @@ def test_scanned_and_replaced_patches_are_turned_too():
     assert float(jnp.ptp(found, axis=1).max()) > 1e-3, "equal tokens differ by their places alone"
     scanned = dataclasses.replace(ROPE, scan=True)
     np.testing.assert_allclose(tokens(scanned, params, IMAGES, mask).tokens, found, atol=1e-5)
+
+
+def test_its_parameters_have_a_place_on_a_mesh():
+    shapes = jax.eval_shape(lambda: vit.init(ROPE, jax.random.key(0), TowerSpec())[0])
+    placed = mesh.shardings(mesh.make(MeshShape(), jax.devices()[:2]), shapes)
+    attention = placed["blocks_00"]["attn"]
+    assert attention["q_bias"].is_fully_replicated
+    assert attention["v_bias"].is_fully_replicated
 
 
 def test_other_sizes_need_nothing_learned():

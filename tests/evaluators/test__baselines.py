@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from facejax.evaluators._baselines import pixels
+from facejax.evaluators._baselines import colour_histograms, pixels
 
 
 @pytest.mark.parametrize("size", [32, 64, 100, 20])
@@ -20,3 +20,12 @@ def test_is_the_area_mean_of_the_grey_picture(size):
 def test_brightness_does_not_matter():
     dark = np.random.default_rng(0).integers(0, 200, (1, 32, 32, 3), dtype=np.uint8)
     np.testing.assert_allclose(pixels(dark), pixels(dark + 40), atol=1e-4)
+
+
+def test_histograms_count_levels_of_each_channel():
+    images = np.random.default_rng(0).integers(0, 256, (3, 10, 10, 3), dtype=np.uint8)
+    got = colour_histograms(images, 4).reshape(3, 3, 4)
+    for picture, shares in zip(images, got):
+        for channel in range(3):
+            counts, _ = np.histogram(picture[..., channel], bins=4, range=(0, 256))
+            np.testing.assert_allclose(shares[channel], counts / 100)

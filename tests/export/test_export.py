@@ -45,6 +45,12 @@ def test_a_failed_export_leaves_nothing(tmp_path):
     assert list(out.parent.iterdir()) == []
 
 
+def test_everyone_may_read_what_is_written(tmp_path):
+    with export.new_folder(tmp_path / "out") as draft:
+        (draft / "weights").touch(mode=0o600)
+    assert (tmp_path / "out/weights").stat().st_mode & 0o777 == 0o644
+
+
 def test_an_empty_folder_is_taken(tmp_path):
     with export.new_folder(tmp_path / "out") as draft:
         (tmp_path / "out").mkdir()

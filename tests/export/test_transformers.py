@@ -12,7 +12,7 @@ from facejax import export
 from facejax.contracts import TowerSpec
 from facejax.encoders import iresnet, vit
 from facejax.errors import UserError
-from facejax.export import _encoder, names
+from facejax.export import _encoder, files, names
 from facejax.export import timm as timm_format
 from facejax.export import transformers as format_
 from facejax.export.names import mae as mae_tables
@@ -69,6 +69,12 @@ def test_it_agrees_and_comes_back_bit_for_bit(name, tmp_path, transformers):
     opened, loading = transformers.AutoModel.from_pretrained(out, output_loading_info=True)
     assert type(opened).__name__ == name.partition("-")[0]
     assert not any(loading.values())  # no key is missing, unexpected or mismatched
+    opened.save_pretrained(tmp_path / "theirs")
+    tensors, _ = files.open_source(str(tmp_path / "theirs"))
+    taken = files.family("vit").recognise(cfg, tensors).params
+    for path, want in names.flatten(params).items():
+        if not path.startswith("neck/"):  # a pooler there, which a start leaves out
+            np.testing.assert_array_equal(taken[f"encoder/{path}"], want, err_msg=path)
     again, found, stats, _ = format_.read(out)
     assert (again, stats) == (cfg, {})
     for got, want in zip(jax.tree.leaves(found), jax.tree.leaves(params), strict=True):

@@ -14,17 +14,24 @@ To move one parameter of one face, edit what `factors` returns:
     values = factors(cfg, [7])
     records = render_factors(values | {"yaw": np.array([20.0])}, cfg.size)
 
+With `move` the set does so by itself: of each face, one picture per parameter and level, in which
+all else is the face's own. The fields `face`, `factor` and `level` say which it is.
+
 With `clip` the set is short videos: records 2 * clip * c to 2 * clip * (c + 1) - 1 are two frames,
 one after the other, of a scene with `clip` people, each as a crop. Between the frames people move
 (`MOTION`); the background and the light are those of the scene, all else is the person's own.
+
+With `attacks` a share of the pictures shows a presentation attack on a liveness check, made of the
+face that would have been there live; see `_synthetic_attacks`. Their field `attack` is the class.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from facejax.data.records import Field, Record
+from facejax.data.sources import _synthetic_attacks as presented
 from facejax.data.sources import _synthetic_paint as paint
 from facejax.data.sources import _synthetic_shape as shape
 from facejax.data.sources import _synthetic_words as words
@@ -37,6 +44,9 @@ FACTORS = tuple(_GROUPS)
 
 ATTRIBUTES = words.ATTRIBUTES
 """Names of the binary attributes, in the order of the field."""
+
+ATTACKS = presented.ATTACKS
+"""Names of the presentation attacks."""
 
 MOTION = ("pose", "expression", "gaze", "framing", "camera")
 """Factors that differ between two frames of a clip."""
@@ -62,6 +72,12 @@ class Config:
         hold: factors that are held although `vary` names them. While `identity` is held, every
             picture shows person `first_identity`; other factors have a neutral value.
         clip: people of a clip, or 0 for single pictures.
+        move: parameter (`PARAMS`) -> levels that each face shows it at; none: faces as drawn. A
+            face fills as many pictures, one after the other, as there are levels of all parameters.
+        attacks: presentation attacks that occur beside live faces, all as often; none: every
+            picture is what it was without this option, and there is no field `attack`.
+        live: share of live pictures, beside attacks.
+        looks: "all" variants of each attack, those that are "seen", or those held out ("unseen").
     """
 
     n: int = 10_000
@@ -72,6 +88,10 @@ class Config:
     vary: tuple[str, ...] = FACTORS
     hold: tuple[str, ...] = ()
     clip: int = 0
+    move: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    attacks: tuple[str, ...] = ()
+    live: float = 0.5
+    looks: str = "all"
 
     @classmethod
     def tiny(cls, root: str) -> "Config":
@@ -102,6 +122,15 @@ class _Synthetic:
             clips = -(-cfg.n // (2 * cfg.clip))
             self.fields["clip"] = Field((), "int32", classes=clips)
             self.fields["frame"] = Field((), "int32", classes=2)
+        if cfg.move:
+            names = tuple(cfg.move)
+            faces, levels = -(-cfg.n // _steps(cfg)), max(map(len, cfg.move.values()))
+            self.fields["face"] = Field((), "int32", classes=faces)
+            self.fields["factor"] = Field((), "int32", classes=len(names), names=names)
+            self.fields["level"] = Field((), "int32", classes=levels)
+        if cfg.attacks:
+            classes = presented.CLASSES
+            self.fields["attack"] = Field((), "int32", classes=len(classes), names=classes)
 
     def __len__(self) -> int:
         return self.cfg.n
@@ -122,6 +151,9 @@ class _Synthetic:
 
     def name(self, index: int) -> str:
         person, shot = _who(self.cfg, np.array([index]))
+        if self.cfg.move:
+            name, level = _moves(self.cfg)[index % _steps(self.cfg)]
+            return f"person {person[0]}, picture {shot[0]}, {name} {self.cfg.move[name][level]:g}"
         if not self.cfg.clip:
             return f"person {person[0]}, picture {shot[0]}"
         return f"person {person[0]}, clip {shot[0]}, frame {_frame(self.cfg, index)}"
@@ -140,10 +172,24 @@ def open(cfg: Config) -> _Synthetic:
     if not 0 <= cfg.clip <= cfg.identities:
         what = f"{cfg.clip} people of {cfg.identities}"
         raise UserError("clip", what, "use at most `identities`, or 0 for pictures")
-    for key in ("vary", "hold"):
-        for factor in getattr(cfg, key):
-            if factor not in FACTORS:
-                raise UserError(key, f"no factor called '{factor}'", nearest(factor, FACTORS))
+    if cfg.clip and cfg.move:
+        raise UserError("move", "clips move by themselves", "leave out clip or move")
+    for name, levels in cfg.move.items():
+        if len(levels) < 2:
+            raise UserError(f"move.{name}", f"{len(levels)} levels", "give two or more")
+    if not 0 <= cfg.live <= 1:
+        raise UserError("live", f"{cfg.live} is not a share", "use a number from 0 to 1")
+    named = {
+        "vary": ("factor", cfg.vary, FACTORS),
+        "hold": ("factor", cfg.hold, FACTORS),
+        "move": ("parameter", cfg.move, tuple(PARAMS)),
+        "attacks": ("attack", cfg.attacks, ATTACKS),
+        "looks": ("looks", (cfg.looks,), tuple(presented.LOOKS)),
+    }
+    for key, (what, names, legal) in named.items():
+        for name in names:
+            if name not in legal:
+                raise UserError(key, f"no {what} called '{name}'", nearest(name, legal))
     return _Synthetic(cfg)
 
 
@@ -151,8 +197,19 @@ def _varies(cfg: Config) -> set[str]:
     return set(cfg.vary) - set(cfg.hold)
 
 
+def _steps(cfg: Config) -> int:
+    """How many pictures in a row show one face."""
+    return sum(map(len, cfg.move.values())) or 1
+
+
+def _moves(cfg: Config) -> list[tuple[str, int]]:
+    """Parameter and number of its level, for each of a face's pictures."""
+    return [(name, level) for name, levels in cfg.move.items() for level in range(len(levels))]
+
+
 def _who(cfg: Config, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Person and picture (or clip) numbers, i64[n] each, as if identity varied."""
+    indices = indices // _steps(cfg)
     if cfg.clip:
         clip = indices // (2 * cfg.clip)
         person = (clip * cfg.clip + indices % cfg.clip) % cfg.identities
@@ -179,6 +236,8 @@ def factors(cfg: Config, indices: Sequence[int]) -> dict[str, np.ndarray]:
         scene = draw(cfg.seed, people, np.full_like(streams, _FAR), shots, varies)
         values |= {name: moved[name] for factor in MOTION for name in _GROUPS[factor]}
         values |= {name: scene[name] for factor in SCENE for name in _GROUPS[factor]}
+    for place, (name, level) in enumerate(_moves(cfg)):
+        values[name][indices % _steps(cfg) == place] = cfg.move[name][level]
     return values
 
 
@@ -227,7 +286,8 @@ def render_factors(values: Mapping[str, np.ndarray], size: int) -> dict[str, np.
 def render(cfg: Config, indices: Sequence[int]) -> dict[str, np.ndarray]:
     """Renders records: what `render_factors` returns, `identity` i64[n] and `caption` str[n].
 
-    With clips also `clip` i64[n] and `frame` i64[n].
+    With clips also `clip` and `frame`, with `move` `face`, `factor` and `level`, with attacks
+    `attack`, i64[n] each.
     """
     indices = np.asarray(indices, np.int64)
     columns = render_factors(factors(cfg, indices), cfg.size)
@@ -235,8 +295,18 @@ def render(cfg: Config, indices: Sequence[int]) -> dict[str, np.ndarray]:
     person = streams - cfg.first_identity
     if cfg.clip:
         columns |= {"clip": shots, "frame": _frame(cfg, indices)}
+    if cfg.move:
+        moved = [(list(cfg.move).index(name), level) for name, level in _moves(cfg)]
+        factor, level = np.array(moved)[indices % _steps(cfg)].reshape(-1, 2).T
+        columns |= {"face": indices // _steps(cfg), "factor": factor, "level": level}
     columns["identity"] = person if "identity" in _varies(cfg) else np.zeros_like(person)
     sentences = [words.caption(row, int(i)) for row, i in zip(columns["attributes"], indices)]
+    if cfg.attacks:
+        drawn = presented.draw(cfg.seed, streams, shots, cfg.attacks, cfg.live, cfg.looks)
+        columns["attack"] = drawn["attack"]
+        columns["image"] = presented.present(columns["image"], columns["landmarks"], drawn)
+        told = zip(drawn["attack"], indices, sentences)
+        sentences = [presented.caption(int(kind), int(i), text) for kind, i, text in told]
     columns["caption"] = np.array(sentences, dtype=np.str_)
     return columns
 

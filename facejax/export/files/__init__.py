@@ -62,6 +62,7 @@ class Facts:
     color: str | None = None
     kind: str | None = None
     rope_base: float | None = None
+    align: str | None = None
 
 
 def family(encoder: str) -> ModuleType:
@@ -213,13 +214,13 @@ def _facts_of_timm(name: str) -> Facts:
     )
 
 
-def check_facts(facts: Facts, legal: Facts, mean, std, where: str = WHERE) -> list[str]:
+def check_facts(facts: Facts, legal: Facts, data: Any, where: str = WHERE) -> list[str]:
     """Refuses weights that would be used otherwise than they were made.
 
     Args:
         facts: of the file.
         legal: of our encoder; its `kind` is a list of names with spaces between.
-        mean, std: of the run.
+        data: `config.data` of the run.
 
     Returns:
         Notes about what differs and only costs some training.
@@ -227,7 +228,7 @@ def check_facts(facts: Facts, legal: Facts, mean, std, where: str = WHERE) -> li
     Raises:
         UserError: all that cannot be right, together.
     """
-    wrong, notes = [], []
+    wrong, notes, mean, std = [], [], data.mean, data.std
     if facts.kind and legal.kind and facts.kind not in legal.kind.split():
         wrong.append(f"it is a '{facts.kind}', not {legal.kind.replace(' ', ' or ')}")
     if facts.activation and facts.activation.lower() != legal.activation:
@@ -253,6 +254,8 @@ def check_facts(facts: Facts, legal: Facts, mean, std, where: str = WHERE) -> li
     if facts.eps and facts.eps != legal.eps:
         remedy = "config.encoder.norm_eps takes it"
         notes.append(f"eps of the norms: {facts.eps} there, {legal.eps} here; {remedy}")
+    if facts.align and facts.align != data.align:
+        notes.append(f"alignment: '{facts.align}' there, '{data.align}' here")
     if wrong:
         raise UserError(where, "; ".join(wrong), "give weights of this architecture")
     return notes

@@ -1,0 +1,56 @@
+"""The comparison of steps with PyTorch: both sides do the same work, and it goes on."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks import step as benchmark
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.torch
+torch.set_num_threads(1)  # of busy cores, waiting threads would be the slowest
+
+
+@pytest.mark.parametrize("task", ["vit", "mae", "simclr"])
+def test_torch_trains_each_task(task):
+    from benchmarks import torch_models as models
+
+    torch.manual_seed(0)
+    encoder = models.ViT(32, 1, 2, 8, 16)
+    decoder = {"width": 32, "heads": 1, "depth": 1}
+    model = {
+        "vit": lambda: models.Classifier(encoder, 32, 5),
+        "mae": lambda: models.MAE(encoder, 32, 8, 0.75, decoder),
+        "simclr": lambda: models.SimCLR(encoder, 32, 16, 8, 0.1),
+    }[task]()
+    step = models.trainer(model, "float32", "cpu", compiled=False)
+    rng = np.random.default_rng(0)
+    image = torch.from_numpy(rng.integers(0, 256, (8, 16, 16, 3), np.uint8))
+    label = torch.from_numpy(rng.integers(0, 5, 8))
+    losses = [float(step(image, label)) for _ in range(60)]
+    assert np.mean(losses[-10:]) < np.mean(losses[:10])
+
+
+@pytest.mark.parametrize("task", ["vit", "mae", "simclr"])
+def test_both_sides_have_the_same_encoder(task):
+    from benchmarks import torch_models as models
+
+    args = benchmark.arguments(["--out=x", "--size=32", "--variant=Ti"])
+    shapes = benchmark.state.shapes(benchmark.planned(args, task, 8)).params["encoder"]
+    count = sum(leaf.size for leaf in benchmark.jax.tree.leaves(shapes))
+    theirs = models.ViT(192, 12, 3, 16, 32)
+    assert count == sum(p.numel() for p in theirs.parameters())
+
+
+def test_a_row_is_measured_once(tmp_path, monkeypatch, capsys):
+    options = ["--tasks=embed", "--size=32", "--batch=8", "--pairs=1", "--seconds=0.01"]
+    monkeypatch.setattr(sys, "argv", ["step", f"--out={tmp_path}", *options])
+    benchmark.main()
+    (row,) = map(json.loads, (tmp_path / "step.jsonl").read_text().splitlines())
+    assert row["ratio"][0] > 0
+    assert row["batch"] == {"facejax": 8, "torch": 8}
+    monkeypatch.setattr(benchmark, "measure", lambda *_: pytest.fail("measured again"))
+    benchmark.main()
+    assert capsys.readouterr().out.count("embed") == 2
