@@ -135,12 +135,13 @@ INTENSITIES = {
     5: ("maximal", "extreme"),
 }
 
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_A-Za-z]+")
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_WORD = re.compile(r"[^\W_]+")
 
 
 def words(name: str) -> str:
     """The lower-case words of a name: "Bags_Under_Eyes", "BagsUnderEyes" -> "bags under eyes"."""
-    return " ".join(_WORD.findall(name)).lower() or "something"
+    return " ".join(_WORD.findall(_HUMP.sub(" ", name))).lower() or "something"
 
 
 def with_article(noun: str) -> str:

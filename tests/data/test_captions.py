@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_pipeline import Numbers
 
+from facejax.data.caption_words import words
 from facejax.data.captions import MOST, Captioned, Labels, Writer
 from facejax.data.mixture import open_source
 from facejax.data.records import Field
@@ -77,6 +78,19 @@ def test_celeba_in_sentences_that_vary():
     assert not any("woman" in t for t in texts)
     for other in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
         assert writer.write(labels, *other) != texts[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("BagsUnderEyes", "bags under eyes"),
+        ("5_o_Clock_Shadow", "5 o clock shadow"),
+        ("Ärmel-länge", "ärmel länge"),
+        ("**", "something"),
+    ],
+)
+def test_the_words_of_a_name(name, told):
+    assert words(name) == told
 
 
 def test_intensities_have_words_of_their_own():
