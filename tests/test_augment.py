@@ -51,9 +51,11 @@ def show(aug, image, seed=0, **fields):
 
 def test_without_a_recipe_the_field_passes_untouched():
     tokens = jnp.arange(6).reshape(2, 3)
-    out = views(View("caption"), {"caption": tokens, "image": jnp.zeros((2, 4, 4, 3))}, draw(2))
-    assert list(out) == ["caption"]
-    assert out["caption"] is tokens
+    batch = {"caption": tokens, "score": tokens / 2, "image": jnp.zeros((2, 4, 4, 3))}
+    out = views(View("caption"), batch, draw(2))
+    assert list(out) == ["text"]  # what a text tower reads
+    assert out["text"] is tokens
+    assert list(views(View("score"), batch, draw(2))) == ["score"]
 
 
 def test_the_plain_view_of_the_same_size_is_exact():

@@ -198,7 +198,7 @@ def test_mixed_sources_fill_absent_fields():
     )
     mix = mixture(a, b)
     assert mix.classes == {"identity": 6}
-    assert mix.names == {}
+    assert mix.names == {"identity": ("a", "b", "c") * 2}
     told = Numbers(2, fields={"attack": Field((), "int32", 2, ("live", "print")), "age": Field()})
     assert mixture(told).names == {"attack": ("live", "print")}
     assert mix.attributes == ("Male", "Smiling", "Young")

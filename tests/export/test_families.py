@@ -12,7 +12,7 @@ from facejax.export import _encoder, files, names
 from facejax.export import onnx as onnx_format
 from facejax.export import stablehlo as stablehlo_format
 
-ENCODERS = [n for n in plugins.names("encoder") if n not in ("toy", "conv")]
+ENCODERS = [n for n in plugins.names("encoder") if n not in ("toy", "conv", "text")]
 RECOGNISERS = [n for n in ENCODERS if n != "vit"]
 
 

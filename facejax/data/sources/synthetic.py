@@ -88,7 +88,8 @@ class Config:
     vary: tuple[str, ...] = FACTORS
     hold: tuple[str, ...] = ()
     clip: int = 0
-    move: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    # A mapping has no hash; equality still compares it.
+    move: Mapping[str, tuple[float, ...]] = field(default_factory=dict, hash=False)
     attacks: tuple[str, ...] = ()
     live: float = 0.5
     looks: str = "all"
