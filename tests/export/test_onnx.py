@@ -60,7 +60,9 @@ def test_onnxruntime_agrees_for_any_batch(options, tmp_path, preprocess):
         ours = _encoder.forward(cfg)(_encoder.exported(params), {}, images)
         for name, theirs in zip(_encoder.OUTPUTS, found):
             scale = np.std(ours[name]) if rows > 1 else np.abs(ours[name]).max()
-            np.testing.assert_allclose(theirs, ours[name], rtol=0, atol=1e-5 * scale)
+            # Lengths of embeddings differ so little that float32 cannot hold 1e-5 of it.
+            rtol = 4 * np.finfo(np.float32).eps
+            np.testing.assert_allclose(theirs, ours[name], rtol=rtol, atol=1e-5 * scale)
     assert json.loads((out / "parity.json").read_text())["max_rel"] <= 1e-4
     assert {*export.FILES, "model.onnx"} == {p.name for p in out.iterdir()}
     read = onnx_format.read(out)
