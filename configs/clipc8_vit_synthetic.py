@@ -11,7 +11,8 @@ Result:   on 200 unseen people and the variants held out of every attack, the th
           unseen people and the variants of training: AUC 0.968 [0.959, 0.976] (random towers
           0.524, colour histograms 0.510), HTER 9.9 % [8.0, 11.8] (47.0 %, 49.1 %), BPCER 10.0 %.
           APCER is at most 5.7 % for six attacks, 16.1 % for cutouts and 61.4 % for silicone
-          masks, so ISO's ACER is 35.7 % (50.9 %, 52.5 %).
+          masks, so ISO's ACER is 35.7 % (50.9 %, 52.5 %). Measured with earlier code of the same
+          equation, not repeated since.
 """
 
 from ml_collections import ConfigDict
