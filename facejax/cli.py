@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from facejax import allocator
 from facejax.errors import UserError, nearest
 
 
@@ -17,6 +18,8 @@ def main(
     one line `error: <where>: <what>; <remedy>` on stderr; 130 interrupted. Any other exception is a
     bug and shows its traceback.
     """
+    if allocator.only_cpu():
+        allocator.keep_memory()
     try:
         status = run(sys.argv[1:]) or 0
     except UserError as error:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from facejax.ops import rows
+from facejax.ops import fusing, rows
 
 NORM_EPS = 1e-6
 
@@ -250,7 +250,7 @@ class Block(nn.Module):
             allowed: see `attend`.
             context: [B, M, C], what cross-attention reads; None: there is none.
         """
-        x = x.astype(self.dtype or x.dtype)
+        x = fusing.apart(x.astype(self.dtype or x.dtype))
         attn = Attention(
             self.heads, self.qkv_bias, self.attention, self.dtype, self.key_bias, name="attn"
         )
