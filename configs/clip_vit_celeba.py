@@ -5,8 +5,9 @@ Command:  python -m facejax.train --config=configs/clip_vit_celeba.py:FOLDER --w
           ../shared/data; the tokenizer is learned first, see `common.image_text`)
 Hardware: 2 CPU cores
 Time:     6 min for 12 epochs
-Result:   12 epochs, zero-shot on people not trained on, one seed: sex on LFW 67.6 % balanced (chance 50), 40 attributes 68.8 %;
-          more and intervals in benchmarks/results/image_text
+Result:   12 epochs, zero-shot on people not trained on, one seed: man or
+          woman on LFW 67.6 % balanced (chance 50), 40 attributes 68.8 %; intervals
+          and more in benchmarks/results/image_text
 
 Captions that repeat within a batch are false negatives, of which 40 attributes give few.
 """

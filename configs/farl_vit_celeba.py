@@ -4,9 +4,10 @@ Command:  python -m facejax.train --config=configs/farl_vit_celeba.py:FOLDER --w
           (FOLDER holds celeba_dev.zip, celeba_dev_attr.csv, lfw128.zip and pairs.txt; default
           ../shared/data; the tokenizer is learned first, see `common.image_text`)
 Hardware: 2 CPU cores
-Time:     25 min, with other jobs beside it for 12 epochs
-Result:   12 epochs, zero-shot on people not trained on, one seed: sex on LFW 76.4 % balanced (chance 50), 40 attributes 69.2 %;
-          more and intervals in benchmarks/results/image_text
+Time:     25 min, with other jobs beside it
+Result:   12 epochs, zero-shot on people not trained on, one seed: man or
+          woman on LFW 76.4 % balanced (chance 50), 40 attributes 69.2 %; intervals
+          and more in benchmarks/results/image_text
 
 Zheng et al. 2022, arXiv:2112.03109: image-text contrast and masked prediction of visual codes from
 one encoder. A composition of objectives, not a reproduction: the codes are an online codebook's.
