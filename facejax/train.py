@@ -83,7 +83,7 @@ def _steps(session: Session, writer: Writer, current: state.TrainState, start, d
             if step % run.log_every == 0 or saving:
                 books.log(step)
             if saving:
-                with dog.phase("saving"):
+                with dog.phase("saving"), books.timer.paused():
                     session.checkpoints.save(step, current)
                     _save_previews(session, current, batch, step)
             evaluating = due_evaluations(session, step)
