@@ -57,7 +57,14 @@ def make_run(path: Path, seed: int = 0, config=CONFIG) -> Path:
             "images_per_s": 410 * noise[3],
             "data_wait": 0.02 * abs(noise[4]),
             "step_ms": 156 * noise[5],
-            "mfu": None,
+            "step_ms_p50": 150.0,
+            "step_ms_p95": 180.0,
+            "images_per_s_per_device": 205 * noise[3],
+            "mfu": 0.4,
+            "ceiling_tflops": 0.25,
+            "goodput": t / (t + 0.25),
+            "wall_s": 100 * (t + 0.25),
+            "host_peak_gib": 1 + t,
             "skipped_steps": 0,
             "bad_records": 2,
         }
@@ -198,7 +205,7 @@ def test_one_run_shows_every_part(one, tmp_path):
         "similarity": ("positive, step 20", "negative, step 400", "cosine similarity"),
         "previews": ("input", "masked", "reconstruction", "mae, step 400", "mae, step 300"),
         "map": ("192 images of 16 identities", "PCA", "t-SNE", "lfw, random encoder"),
-        "speed": ("images/s", "Data wait", "MFU of first: unknown"),
+        "speed": ("images/s", "Data wait", "Goodput"),
         "records": ("rejected.csv: 2", "truncated"),
         "config": ("objective.simclr.tau", "data.sources.0.name", "python"),
     }.items():
@@ -219,6 +226,39 @@ def test_the_table_gives_baselines_intervals_and_differences(one, tmp_path):
     ]
     assert rows["tar@far=1e-3"] == ["0.4500", "0.2900", "0.3050", "–", "–"]
     assert set(rows) == {"metric", "accuracy", "tar@far=1e-3"}
+
+
+def test_the_cost_of_a_run_is_one_table(one, tmp_path):
+    rows = Page(write_report([one], tmp_path / "report.html")).rows("speed")
+    assert set(rows) == {
+        *("", "images/s", "images/s per device", "step, median", "step, 95th percentile"),
+        *("data wait", "MFU", "peak memory", "goodput"),
+    }
+    assert 400 < float(rows["images/s"][0]) < 420
+    assert 200 < float(rows["images/s per device"][0]) < 210
+    assert rows["step, median"] == ["150.0 ms"]
+    assert rows["step, 95th percentile"] == ["180.0 ms"]
+    assert rows["MFU"] == ["40.0 % of the measured ceiling, 0.25 TFLOP/s a device"]
+    assert rows["peak memory"][0].startswith("2.0 GiB resident set of the process")
+    assert rows["goodput"] == ["80.0 % of 2 min 05 s"]
+
+
+def test_costs_say_what_they_are_of_or_that_they_are_unknown(one, tmp_path):
+    lines = {
+        "bare": {"step_ms": 1.0, "mfu": None},
+        "card": {"step_ms": 1.0, "mfu": 0.5, "device_peak_gib": 60.0, "host_peak_gib": 3.0},
+    }
+    for name, values in lines.items():
+        writer = Writer(make_config(tmp_path / name), 0)
+        writer.scalars(1, values)
+        writer.close()
+    dirs = [tmp_path / name for name in lines]
+    rows = Page(write_report(dirs, tmp_path / "report.html")).rows("speed")
+    bare, card = rows["MFU"]
+    assert bare == "– unknown: an objective or an encoder does not count its FLOPs"
+    assert card == "50.0 % of the dense 16-bit peak of the device"
+    assert rows["peak memory"][1] == "60.0 GiB of the fullest device; host 3.0 GiB"
+    assert rows["goodput"] == ["–", "–"]
 
 
 def test_what_only_explains_other_metrics_is_folded_away(one, other, tmp_path):
