@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 import facejax
-from facejax import checkpoint, config, evaluate, mesh, model, starting, state, tokenizer
+from facejax import checkpoint, config, evaluate, mesh, model, profiling, starting, state, tokenizer
 from facejax.config import Run
 from facejax.contracts import Params, Spec
 from facejax.data.blocklist import read_blocklist
@@ -71,6 +71,7 @@ def prepare(run: Run, workdir: Path) -> Session:
     now = datetime.datetime.now(datetime.UTC)
     mixture = open_sources(run.data.sources)
     run = with_steps(run, len(mixture))
+    profiling.check(run)
     run, texts = _with_tokenizer(run, workdir)
     _check_resumable(run, workdir)
     evaluations = evaluate.prepare(run.evals, run.data.size)

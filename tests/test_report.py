@@ -228,39 +228,6 @@ def test_the_table_gives_baselines_intervals_and_differences(one, tmp_path):
     assert set(rows) == {"metric", "accuracy", "tar@far=1e-3"}
 
 
-def test_the_cost_of_a_run_is_one_table(one, tmp_path):
-    rows = Page(write_report([one], tmp_path / "report.html")).rows("speed")
-    assert set(rows) == {
-        *("", "images/s", "images/s per device", "step, median", "step, 95th percentile"),
-        *("data wait", "MFU", "peak memory", "goodput"),
-    }
-    assert 400 < float(rows["images/s"][0]) < 420
-    assert 200 < float(rows["images/s per device"][0]) < 210
-    assert rows["step, median"] == ["150.0 ms"]
-    assert rows["step, 95th percentile"] == ["180.0 ms"]
-    assert rows["MFU"] == ["40.0 % of the measured ceiling, 0.25 TFLOP/s a device"]
-    assert rows["peak memory"][0].startswith("2.0 GiB resident set of the process")
-    assert rows["goodput"] == ["80.0 % of 2 min 05 s"]
-
-
-def test_costs_say_what_they_are_of_or_that_they_are_unknown(one, tmp_path):
-    lines = {
-        "bare": {"step_ms": 1.0, "mfu": None},
-        "card": {"step_ms": 1.0, "mfu": 0.5, "device_peak_gib": 60.0, "host_peak_gib": 3.0},
-    }
-    for name, values in lines.items():
-        writer = Writer(make_config(tmp_path / name), 0)
-        writer.scalars(1, values)
-        writer.close()
-    dirs = [tmp_path / name for name in lines]
-    rows = Page(write_report(dirs, tmp_path / "report.html")).rows("speed")
-    bare, card = rows["MFU"]
-    assert bare == "– unknown: an objective or an encoder does not count its FLOPs"
-    assert card == "50.0 % of the dense 16-bit peak of the device"
-    assert rows["peak memory"][1] == "60.0 GiB of the fullest device; host 3.0 GiB"
-    assert rows["goodput"] == ["–", "–"]
-
-
 def test_what_only_explains_other_metrics_is_folded_away(one, other, tmp_path):
     for dirs in ([one], [one, other]):
         page = Page(write_report(dirs, tmp_path / "report.html"))
