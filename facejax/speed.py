@@ -138,9 +138,9 @@ class Goodput:
 def peak_memory() -> dict[str, float]:
     """The most memory held so far, in GiB (2^30 bytes).
 
-    `host_peak_gib` is the resident set of this process, without the children that load data. On
-    CPU it holds the arrays, too. `device_peak_gib` is what the fullest device of this process has
-    allocated; absent where the backend does not count (CPU).
+    `host_peak_gib` is the resident set of this process, which on CPU holds the arrays, too.
+    `device_peak_gib` is what the fullest device of this process has allocated; absent where the
+    backend does not count (CPU).
     """
     kilo = 1 if sys.platform == "darwin" else 1024
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilo

@@ -20,10 +20,10 @@ def speed(runs: Sequence[Run]) -> str:
     if not any("step_ms" in run.curves for run in runs):
         return page.section("speed", "Speed", page.missing("No step time logged yet."))
     note = (
-        "<p>Medians over the logged lines; peaks and goodput as of the last one. Goodput is the "
-        "share of the wall time since the first start that went into steps that count: not "
-        "compilation, waiting for data, evaluation, blocking checkpoints, pauses, or steps that "
-        "were lost and made again.</p>"
+        "<p>Medians over the logged lines. Goodput, as of the last one, is the share of the wall "
+        "time since the first start that went into steps that count: not compilation, waiting for "
+        "data, evaluation, blocking checkpoints, pauses, or steps that were lost and made again."
+        "</p>"
     )
     rows = [[name, *(show(run) for run in runs)] for name, show in _ROWS]
     table = page.table(["", *(run.name for run in runs)], rows)
@@ -38,6 +38,11 @@ def _median(run: Run, key: str) -> float:
 
 def _last(run: Run, key: str) -> float:
     return run.curves[key].last if key in run.curves else np.nan
+
+
+def _most(run: Run, key: str) -> float:
+    """Each start of a run counts its peak anew."""
+    return float(np.max(run.curves[key].values)) if key in run.curves else np.nan
 
 
 def _written(value: float, unit: str = "", digits: int = 1) -> str:
@@ -59,7 +64,7 @@ def _mfu(run: Run) -> tuple[str, str]:
 
 
 def _memory(run: Run) -> tuple[str, str]:
-    device, host = _last(run, "device_peak_gib"), _last(run, "host_peak_gib")
+    device, host = _most(run, "device_peak_gib"), _most(run, "host_peak_gib")
     if np.isfinite(device):
         return _written(device, " GiB"), f"of the fullest device; host {_written(host, ' GiB')}"
     return _written(host, " GiB"), "resident set of the process: the backend counts no memory"
