@@ -20,8 +20,8 @@ def measured_ceiling(dtype: str) -> float:
 
     All devices of this process multiply at once, since they may share cores (CPU) or power. The
     side is doubled from 512 until a product takes 2 ms, in which the dispatch is lost, and the best
-    of all runs counts: a ceiling, which a model can come near and not pass but by luck. Takes 0.1 to
-    0.3 s on two CPU cores, once per process and dtype. The devices should have nothing else to do.
+    of all runs counts: a ceiling, which a model can come near and not pass but by luck. Takes 0.1
+    to 0.3 s on two CPU cores, once per process and dtype. The devices should have nothing else to do.
 
     Args:
         dtype: of the matrices, as the run computes.
