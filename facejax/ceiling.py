@@ -19,9 +19,9 @@ def measured_ceiling(dtype: str) -> float:
     """FLOP/s of one device in products of square matrices, at JAX's default precision.
 
     All devices of this process multiply at once, since they may share cores (CPU) or power; they
-    should have nothing else to do. The side is doubled from 512 until a product takes 2 ms, in which
-    the dispatch is lost, and the best of all runs counts: a ceiling, which a model can come near and
-    not pass but by luck. Takes 0.1 to 0.3 s on two CPU cores, once per process and dtype.
+    should have nothing else to do. The side is doubled from 512 until a product takes 2 ms, in
+    which the dispatch is lost, and the best of all runs counts: a ceiling, which a model can come
+    near and not pass but by luck. Takes 0.1 to 0.3 s on two CPU cores, once per process and dtype.
 
     Args:
         dtype: of the matrices, as the run computes.
