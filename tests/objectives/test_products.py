@@ -11,10 +11,31 @@ import pytest
 from counting import products
 from made_up import BROAD, B, Case
 
-from facejax.objectives import data2vec, fsfm_nce, recognizability, siglip, softmax, triplet
+from facejax.objectives import (
+    adversarial_prior,
+    barlow,
+    clip,
+    data2vec,
+    dino,
+    fsfm_nce,
+    recognizability,
+    siglip,
+    softmax,
+    triplet,
+    vicreg,
+)
 
 SPEC = dataclasses.replace(BROAD, global_batch=B, classes={"identity": 1000})
 NCE = fsfm_nce.Config(hidden=32, out=16, region_group=4, represent_depth=1, represent_heads=4)
+
+
+DINO = dino.Config(local_crops=2)
+
+
+def twice_the_teacher(cfg, spec) -> float:
+    """FLOPs of the teacher's two heads, of which `flops` counts a third, as all teachers'."""
+    width = spec.towers["encoder"].embed
+    return 4 / 3 * (dino._projector(cfg).flops(width) + 2 * cfg.bottleneck * cfg.prototypes)
 
 
 def twice_the_target(cfg, spec) -> float:
@@ -31,12 +52,17 @@ def made(module, config):
 @pytest.mark.parametrize(
     ("module", "config", "uncounted"),
     [
+        (adversarial_prior, adversarial_prior.Config(), None),
+        (barlow, barlow.Config(), None),
+        (clip, clip.Config(out=512), None),
         (data2vec, data2vec.Config.tiny(), None),
+        (dino, DINO, twice_the_teacher),
         (fsfm_nce, NCE, twice_the_target),
         (recognizability, recognizability.Config.tiny(), None),
         (siglip, siglip.Config(project="both", out=512), None),
         (softmax, softmax.Config.tiny(), None),
         (triplet, triplet.Config.tiny(), None),
+        (vicreg, vicreg.Config(), None),
     ],
     ids=lambda x: getattr(x, "__name__", "").rpartition(".")[2],
 )
