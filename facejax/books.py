@@ -13,14 +13,16 @@ import jax
 import numpy as np
 
 from facejax import mesh, processes
+from facejax.ceiling import measured_ceiling
 from facejax.contracts import Histogram
 from facejax.data.pipeline import HostBatch
 from facejax.data.rejected import Rejected, Rejection
 from facejax.flops import flops_per_image
 from facejax.health import Id, Spikes, check_finite, short
-from facejax.metrics import Progress, StepTimer, Writer
-from facejax.peaks import peak_flops
+from facejax.metrics import Progress, Writer, read_jsonl
+from facejax.peaks import mfu, peak_flops
 from facejax.session import Session
+from facejax.speed import Goodput, StepTimer, peak_memory
 
 
 class Books:
@@ -38,7 +40,12 @@ class Books:
 
     def __init__(self, session: Session, writer: Writer, start: int):
         self._session, self._writer = session, writer
-        self.timer, self.progress = _timer(session), Progress(session.run.steps, start)
+        self.timer = StepTimer(session.run.global_batch, jax.device_count())
+        self.progress = Progress(session.run.steps, start)
+        rows = read_jsonl(session.workdir / "metrics.jsonl")
+        told = (row for row in rows if row["step"] <= start)
+        self._goodput = Goodput(session.began.timestamp(), told)
+        self._flops = flops_per_image(session.program)
         self._rejected = Rejected(session.workdir / "rejected.csv")
         self._spikes = Spikes()
         self._late: tuple[int, Mapping[str, Any], list[Id]] | None = None
@@ -61,7 +68,7 @@ class Books:
             self._writer.batch_ids(step, self._global_ids(host.ids))
         self._fetch()
         self._late = step, metrics, host.ids
-        self.timer.tick()
+        self.timer.dispatched(metrics)
 
     def log(self, step: int) -> None:
         """Closes an interval: writes the means of its numbers and shows them."""
@@ -74,7 +81,7 @@ class Books:
             if not isinstance(value, Histogram) and name not in ("nonfinite", "skipped", "lr")
         }
         scalars |= {"lr": float(last["lr"]), "skipped_steps": int(last["skipped"])}
-        scalars |= {"bad_records": self._rejected.count, **self.timer.read()}
+        scalars |= {"bad_records": self._rejected.count, **self._speed()}
         if self._session.texts is not None:
             without, cut = np.sum(processes.gather(self._texts.tolist()), axis=0)
             scalars |= {"texts_missing": int(without), "texts_cut": int(cut)}
@@ -86,11 +93,30 @@ class Books:
             self.progress.update(step, scalars)
         self._collected = []
 
+    def _speed(self) -> dict[str, float | None]:
+        """Numbers of time and memory; the last step has ended, so the devices have nothing to do.
+
+        `mfu` is a share of the table's dense 16-bit peak, whatever the dtype, or of the measured
+        ceiling, which is then told beside it as `ceiling_tflops`.
+        """
+        found: dict[str, float | None] = dict(self.timer.read())
+        if self._flops is None:
+            found["mfu"] = None
+        elif found:
+            peak = peak_flops(jax.devices()[0].device_kind, "bfloat16")
+            if peak is None:
+                with self.timer.paused():
+                    peak = measured_ceiling(self._session.run.dtype)
+                found["ceiling_tflops"] = peak / 1e12
+            found["mfu"] = mfu(self._flops * found["images_per_s_per_device"], peak)
+        return found | self._goodput.read(self.timer.worked) | peak_memory()
+
     def _fetch(self) -> None:
         if self._late is None:
             return
         (step, metrics, ids), self._late = self._late, None
         found = jax.device_get(metrics)
+        self.timer.tick()
         if found["nonfinite"]:
             most = self._session.run.max_nonfinite
             check_finite(step, found, self._global_ids(ids), most)
@@ -120,15 +146,3 @@ class Books:
         read = max((batch + 1) * self._session.run.global_batch, 1000)
         share = self._session.run.max_bad_share
         self._rejected.check(share, min(read, len(self._session.mixture)))
-
-
-def _timer(session: Session) -> StepTimer:
-    run = session.run
-    peak = peak_flops(jax.devices()[0].device_kind, "bfloat16")
-    flops = flops_per_image(session.program)
-    return StepTimer(
-        images_per_step=run.global_batch,
-        flops_per_step=None if flops is None else flops * run.global_batch,
-        n_devices=jax.device_count(),
-        peak=peak,
-    )

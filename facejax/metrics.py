@@ -1,4 +1,4 @@
-"""Host side of a run's numbers: metrics.jsonl and TensorBoard, artifacts, timers, progress, MFU.
+"""Host side of a run's numbers: metrics.jsonl and TensorBoard, artifacts, progress.
 
 Files beneath a working directory:
 
@@ -31,8 +31,6 @@ from rich.text import Text
 from tensorboardX import SummaryWriter
 
 from facejax.evaluators import Result
-from facejax.peaks import mfu as mfu
-from facejax.peaks import peak_flops as peak_flops
 
 JSONL = ("metrics.jsonl", "histograms.jsonl", "batches.jsonl", "spikes.jsonl")
 
@@ -246,76 +244,6 @@ def load_preview(path: Path) -> tuple[np.ndarray, list[str]]:
         return file["images"], file["columns"].tolist()
 
 
-class StepTimer:
-    """Measures the training loop between two log lines.
-
-    Dispatch is asynchronous, but the loop fetches the metrics of step n after dispatching n+1, so
-    its pace is the device's pace.
-
-    Args:
-        images_per_step: images of the global batch.
-        flops_per_step: model FLOPs of one step over all devices; None leaves MFU unknown.
-        n_devices: how many devices share them.
-        peak: FLOP/s of one device, from `peak_flops`.
-        clock: seconds.
-    """
-
-    def __init__(
-        self,
-        images_per_step: int,
-        flops_per_step: float | None = None,
-        n_devices: int = 1,
-        peak: float | None = None,
-        clock: Callable[[], float] = time.perf_counter,
-    ):
-        self._images, self._flops, self._devices = images_per_step, flops_per_step, n_devices
-        self._peak, self._clock = peak, clock
-        self._seconds: list[float] = []
-        self._wait, self._last = 0.0, clock()
-
-    @contextmanager
-    def waiting(self):
-        """Times the wait for the next batch."""
-        start = self._clock()
-        yield
-        self._wait += self._clock() - start
-
-    @contextmanager
-    def paused(self):
-        """Leaves out what is not a step: compilation, evaluation, a blocking checkpoint."""
-        start = self._clock()
-        yield
-        self._last += self._clock() - start
-
-    def tick(self) -> None:
-        """Ends a step."""
-        now = self._clock()
-        self._seconds.append(now - self._last)
-        self._last = now
-
-    def read(self) -> dict[str, float | None]:
-        """Returns the interval's numbers and begins the next; {} if no step ended.
-
-        `images_per_s`, `step_ms` (mean) with `step_ms_p50` and `step_ms_p95`, `data_wait` (share
-        of the time) and `mfu`.
-        """
-        if not self._seconds:
-            return {}
-        total, steps = sum(self._seconds), len(self._seconds)
-        p50, p95 = (1e3 * np.percentile(self._seconds, [50, 95])).tolist()
-        used = None if self._flops is None else self._flops * steps / total
-        values = {
-            "images_per_s": self._images * steps / total,
-            "data_wait": min(self._wait / total, 1.0),
-            "step_ms": 1e3 * total / steps,
-            "step_ms_p50": p50,
-            "step_ms_p95": p95,
-            "mfu": None if used is None else mfu(used, self._devices, self._peak),
-        }
-        self._seconds, self._wait = [], 0.0
-        return values
-
-
 def duration(seconds: float) -> str:
     """Writes a time span with two units at most: "42 s", "12 min 30 s", "5 h 07 min"."""
     seconds = round(seconds)
@@ -376,17 +304,8 @@ class Progress:
             print(f"step {step}/{self._steps}  {text}", file=self._stream, flush=True)
 
     def _text(self, metrics: Mapping[str, float | None], left: float) -> str:
-        parts = [f"{100 * self._step / self._steps:.1f} %"]
-        forms = (
-            ("loss", "loss {:.4f}", 1),
-            ("images_per_s", "{:.0f} images/s", 1),
-            ("mfu", "MFU {:.1f} %", 100),
-            ("data_wait", "data wait {:.1f} %", 100),
-        )
-        for name, form, scale in forms:
-            if metrics.get(name) is not None:
-                parts.append(form.format(scale * float(metrics[name])))
-        return "  ".join([*parts, f"{duration(left)} left"])
+        parts = [f"{100 * self._step / self._steps:.1f} %", f"{duration(left)} left"]
+        return "  ".join([*parts, *_shown({k: v for k, v in metrics.items() if v is not None})])
 
     def _bar(self, text: str) -> Table:
         row = Table.grid(padding=(0, 1))
@@ -394,3 +313,25 @@ class Progress:
         line = Text(f"{self._step}/{self._steps}  {text}", no_wrap=True, overflow="ellipsis")
         row.add_row(bar, line)
         return row
+
+
+def _shown(known: Mapping[str, float]) -> Iterator[str]:
+    """What the progress line says; the end is what a narrow terminal cuts."""
+    if "loss" in known:
+        yield f"loss {known['loss']:.4f}"
+    if "images_per_s" in known:
+        rate, own = known["images_per_s"], known.get("images_per_s_per_device")
+        several = own is not None and own < rate
+        yield f"{rate:.0f} images/s" + (f" ({own:.0f} a device)" if several else "")
+    if "step_ms_p50" in known:
+        yield f"step {known['step_ms_p50']:.0f} ms (p95 {known['step_ms_p95']:.0f})"
+    if "mfu" in known:
+        of = " of the measured ceiling" if "ceiling_tflops" in known else ""
+        yield f"MFU {100 * known['mfu']:.1f} %{of}"
+    if "data_wait" in known:
+        yield f"data wait {100 * known['data_wait']:.1f} %"
+    if "goodput" in known:
+        yield f"goodput {100 * known['goodput']:.0f} %"
+    for name, where in (("device_peak_gib", "device"), ("host_peak_gib", "host")):
+        if name in known:
+            yield f"{where} peak {known[name]:.1f} GiB"

@@ -51,9 +51,13 @@ def peak_flops(device_kind: str, dtype: Any) -> float | None:
     return None
 
 
-def mfu(flops_per_s: float, n_devices: int, peak: float | None) -> float | None:
-    """Model FLOPs utilisation: the share of the devices' peak that the model's own FLOPs use.
+def mfu(flops_per_s: float, peak: float) -> float:
+    """Model FLOPs utilisation: the share of a device's peak that the model's own FLOPs use.
 
-    Source: Chowdhery et al., PaLM, 2022, appendix B. None where the peak is not known.
+    Source: Chowdhery et al., PaLM, 2022, appendix B.
+
+    Args:
+        flops_per_s: of one device.
+        peak: FLOP/s, of `peak_flops`, or measured.
     """
-    return None if peak is None else flops_per_s / (n_devices * peak)
+    return flops_per_s / peak

@@ -15,7 +15,7 @@ from pathlib import Path
 import facejax
 from facejax.cli import Parser, main
 from facejax.errors import UserError
-from facejax.reporting import overview, page, pairs, scores, training
+from facejax.reporting import overview, page, pairs, scores, speed, training
 from facejax.reporting.rundir import Run, read_runs
 
 
@@ -68,7 +68,7 @@ def _page(runs: Sequence[Run], pictures: bool) -> str:
         ("scores", "Scores of pairs", pairs.scores, pairs.logged(runs)),
         ("previews", "Pictures", training.previews, pictures),
         ("map", "Embedding map", partial(scores.embedding_maps, names=pictures), True),
-        ("speed", "Throughput", training.throughput, True),
+        ("speed", "Speed", speed.speed, True),
         ("records", "Rejected records", overview.records, True),
         ("config", "Configuration", overview.configuration, True),
     ]

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 import facejax
-from facejax import checkpoint, config, evaluate, mesh, model, starting, state, tokenizer
+from facejax import checkpoint, config, evaluate, mesh, model, profiling, starting, state, tokenizer
 from facejax.config import Run
 from facejax.contracts import Params, Spec
 from facejax.data.blocklist import read_blocklist
@@ -37,7 +37,11 @@ PLUGIN_MAY_CHANGE = {"remat", "scan", "attention"}  # how it is computed, not wh
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """All that the loop needs, checked; made before anything is compiled."""
+    """All that the loop needs, checked; made before anything is compiled.
+
+    Attributes:
+        began: the first start of the run, which restarts don't change.
+    """
 
     run: Run
     workdir: Path
@@ -49,6 +53,7 @@ class Session:
     constants: Mapping[str, jax.Array]
     mesh: jax.sharding.Mesh
     checkpoints: checkpoint.Checkpoints
+    began: datetime.datetime
     texts: Texts | None = None
 
     @property
@@ -63,8 +68,10 @@ def prepare(run: Run, workdir: Path) -> Session:
     Raises:
         UserError: whatever is wrong with the input.
     """
+    now = datetime.datetime.now(datetime.UTC)
     mixture = open_sources(run.data.sources)
     run = with_steps(run, len(mixture))
+    profiling.check(run)
     run, texts = _with_tokenizer(run, workdir)
     _check_resumable(run, workdir)
     evaluations = evaluate.prepare(run.evals, run.data.size)
@@ -92,6 +99,7 @@ def prepare(run: Run, workdir: Path) -> Session:
         constants=jax.device_put(dict(program.constants), mesh.replicated(devices)),
         mesh=devices,
         checkpoints=checkpoint.Checkpoints(workdir, run.checkpoint.keep),
+        began=_began(workdir) or now,
         texts=texts,
     )
 
@@ -201,6 +209,12 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def _began(workdir: Path) -> datetime.datetime | None:
+    path = workdir / "config.json"
+    stored = model.read_config(workdir).get("created") if path.exists() else None
+    return datetime.datetime.fromisoformat(stored) if stored else None
+
+
 def write_config(session: Session) -> None:
     """Writes config.json: the resolved config, versions, commit and devices; and the tokenizer."""
     if session.texts is not None:
@@ -209,7 +223,6 @@ def write_config(session: Session) -> None:
     versions = {name: importlib.metadata.version(name) for name in names}
     first = jax.devices()[0]
     path = session.workdir / "config.json"
-    stored = json.loads(path.read_text()) if path.exists() else {}
     content = {
         "schema_version": 1,
         "config": config.to_dict(session.run),
@@ -220,8 +233,7 @@ def write_config(session: Session) -> None:
         },
         "commit": _commit(),
         "devices": {"kind": first.device_kind, "count": jax.device_count()},
-        "created": stored.get("created")
-        or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "created": session.began.isoformat(timespec="milliseconds"),
     }
     temporary = path.with_suffix(".json.tmp")
     temporary.write_text(json.dumps(content, indent=2) + "\n")

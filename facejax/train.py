@@ -9,10 +9,9 @@ can be wrong with the input is found before the first compilation.
 import errno
 import functools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -24,6 +23,7 @@ from facejax.errors import TrainingFailed
 from facejax.export._run import export_run
 from facejax.metrics import Writer, read_jsonl, save_preview
 from facejax.preview import previews
+from facejax.profiling import Profile
 from facejax.session import Session, prepare, starting_state, write_config
 from facejax.step import jitted
 from facejax.watchdog import Watchdog
@@ -65,7 +65,8 @@ def _steps(session: Session, writer: Writer, current: state.TrainState, start, d
     if missed:  # killed between the checkpoint and its evaluation
         with dog.phase("evaluating"):
             evaluate_state(session, writer, current, start, missed)
-    with books.progress:
+    profile = Profile(run.profile, session.workdir / "profile")
+    with books.progress, profile:
         for step in range(start + 1, run.steps + 1):
             with dog.phase("waiting for input"), books.timer.waiting():
                 host = next(batches)
@@ -74,16 +75,20 @@ def _steps(session: Session, writer: Writer, current: state.TrainState, start, d
                 with dog.phase("compiling"), books.timer.paused():
                     current, metrics = step_fn(current, batch, session.frozen, session.constants)
             else:
-                current, metrics = step_fn(current, batch, session.frozen, session.constants)
+                with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                    current, metrics = step_fn(current, batch, session.frozen, session.constants)
             session.checkpoints.poll()
-            _trace(session, step, metrics)
             books.enter(step, metrics, host)
+            if profile.bounds(step):
+                jax.block_until_ready(metrics)
+                with dog.phase("tracing"), books.timer.paused():
+                    profile.turn()
             stopping = processes.preempted(step) and step < run.steps
             saving = step % run.checkpoint.every_steps == 0 or step == run.steps or stopping
             if step % run.log_every == 0 or saving:
                 books.log(step)
             if saving:
-                with dog.phase("saving"):
+                with dog.phase("saving"), books.timer.paused():
                     session.checkpoints.save(step, current)
                     _save_previews(session, current, batch, step)
             evaluating = due_evaluations(session, step)
@@ -134,19 +139,6 @@ def _failures(session: Session):
         where = f"process {jax.process_index()}"
         remedy = "look at the first process that failed, then start all of them again to resume"
         raise TrainingFailed(where, f"lost its peers ({reason})", remedy) from e
-
-
-def _trace(session: Session, step: int, metrics: Mapping[str, Any]) -> None:
-    """Writes a profiler trace of the steps that `config.profile` names."""
-    if not session.run.profile:
-        return
-    first, last = map(int, session.run.profile.split(":"))
-    if step == first - 1 or step == last:
-        jax.block_until_ready(metrics)
-    if step == first - 1:
-        jax.profiler.start_trace(session.workdir / "profile")
-    elif step == last:
-        jax.profiler.stop_trace()
 
 
 def read_batches(session: Session, start: int, reading: Reading) -> Iterator[pipeline.HostBatch]:

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from counting import products
 from made_up_texts import LENGTH, WORDS, applied, tokenize
 
 from facejax.contracts import Ctx, Draw, Features, Loss, Pairs, Pass, Spec, Tower, Vars
@@ -332,6 +333,11 @@ def counted_flops(case: Case) -> float:
     """FLOPs per image that XLA counts in a forward of the loss; nothing is compiled."""
     given = case.inputs()
     return jax.jit(case.loss).lower(given).cost_analysis()["flops"] / B
+
+
+def counted_products(case: Case) -> float:
+    """FLOPs per image of the products in a forward of the loss, without its work on elements."""
+    return products(jax.make_jaxpr(case.loss)(case.inputs()).jaxpr) / B
 
 
 def pairs(width: int, kind: str = "ordinary", seed: int = 0, positives: int = 1) -> Pairs:

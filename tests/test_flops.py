@@ -8,7 +8,8 @@ from support import program_of, resolve
 from facejax.contracts import Pass
 from facejax.encoders import vit
 from facejax.flops import flops_per_image
-from facejax.objectives import mae, simclr
+from facejax.modifiers import amcl
+from facejax.objectives import mae, moco, simclr
 from facejax.ops.masking import Cells
 from facejax.plugins import load
 from facejax.state import shapes
@@ -22,6 +23,23 @@ def test_a_student_counts_three_times_and_sees_what_was_kept():
     encoder = vit.flops(tower, 16, keep=4) + 2 * vit.flops(tower, 16)
     own = mae.flops(mae.Config(), program.spec) + simclr.flops(simclr.Config(), program.spec)
     assert flops_per_image(program) == pytest.approx(3 * (encoder + own))
+
+
+def test_modifiers_count_beside_a_queue():
+    config = moco.Config(queue=1024)
+    modified = {"queue": 1024, "modifiers": {"amcl": {}, "hydra": {}}}
+    plain, more = (
+        flops_per_image(program_of(resolve({"moco": options}, encoder=VIT)))
+        for options in ({"queue": 1024}, modified)
+    )
+    program = program_of(resolve({"moco": modified}, encoder=VIT))
+    own = amcl.flops(amcl.Config(), program.spec, config.out, 1024)
+    assert more - plain == pytest.approx(3 * own)
+    one, other = (
+        flops_per_image(program_of(resolve({"simclr": options}, encoder=VIT)))
+        for options in ({}, {"modifiers": {"amcl": {}}})
+    )
+    assert one == other
 
 
 def test_teachers_count_once_and_frozen_ones_as_themselves(monkeypatch):

@@ -11,13 +11,10 @@ import pytest
 from facejax.evaluators import Result
 from facejax.metrics import (
     Progress,
-    StepTimer,
     Writer,
     duration,
     load_eval,
     load_preview,
-    mfu,
-    peak_flops,
     read_jsonl,
     save_eval,
     save_preview,
@@ -192,89 +189,6 @@ def test_a_preview_of_another_form_is_refused(tmp_path, images, columns):
 
 
 @pytest.mark.parametrize(
-    ("kind", "dtype", "tera"),
-    [
-        ("TPU v4", "bfloat16", 275),
-        ("TPU v5 lite", "bfloat16", 197),
-        ("TPU v5", "bfloat16", 459),
-        ("TPU v5p", "bfloat16", 459),
-        ("TPU v6 lite", "bfloat16", 918),
-        ("TPU7x", "bfloat16", 1153.5),
-        ("NVIDIA A100-SXM4-80GB", "bfloat16", 312),
-        ("NVIDIA H100 80GB HBM3", "bfloat16", 989),
-        ("NVIDIA H100 PCIe", "bfloat16", 756),
-        ("NVIDIA H200", "float16", 989),
-        ("NVIDIA L40S", "bfloat16", 362),
-        ("NVIDIA GeForce RTX 4090", "bfloat16", 165.2),
-        ("Tesla V100-SXM2-16GB", "float16", 125),
-    ],
-)
-def test_peaks(kind, dtype, tera):
-    assert peak_flops(kind, dtype) == pytest.approx(tera * 1e12)
-    assert peak_flops(kind, np.dtype("float32")) is None
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "cpu",
-        "",
-        "TPU v9",
-        "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
-        "NVIDIA GeForce RTX 4090 Laptop GPU",
-    ],
-)
-def test_an_unknown_device_has_no_peak(kind):
-    assert peak_flops(kind, "bfloat16") is None
-
-
-def test_a_v100_multiplies_no_bfloat16():
-    assert peak_flops("Tesla V100-SXM2-16GB", "bfloat16") is None
-
-
-def test_peak_takes_jax_dtypes():
-    import jax.numpy as jnp
-
-    assert peak_flops("TPU v4", jnp.bfloat16) == peak_flops("TPU v4", jnp.dtype("bfloat16"))
-
-
-def test_mfu():
-    assert mfu(4e14, 4, 2e14) == 0.5
-    assert mfu(4e14, 4, None) is None
-
-
-def test_timer_counts_steps_waits_and_leaves_pauses_out():
-    clock = Clock()
-    timer = StepTimer(32, flops_per_step=1e12, n_devices=2, peak=1e12, clock=clock)
-    with timer.paused():
-        clock.now += 100
-    for seconds in (1.0, 1.0, 2.0):
-        with timer.waiting():
-            clock.now += 0.25
-        clock.now += seconds - 0.25
-        timer.tick()
-    assert timer.read() == pytest.approx(
-        {
-            "images_per_s": 3 * 32 / 4,
-            "data_wait": 0.75 / 4,
-            "step_ms": 4000 / 3,
-            "step_ms_p50": 1000.0,
-            "step_ms_p95": 1900.0,
-            "mfu": 3 / 4 / 2,
-        }
-    )
-    assert timer.read() == {}
-
-
-def test_timer_without_a_peak_has_no_mfu():
-    clock = Clock()
-    timer = StepTimer(1, flops_per_step=1.0, clock=clock)
-    clock.now = 1.0
-    timer.tick()
-    assert timer.read()["mfu"] is None
-
-
-@pytest.mark.parametrize(
     ("seconds", "text"),
     [
         (0.4, "0 s"),
@@ -295,9 +209,23 @@ def test_progress_in_a_log_file_is_one_line_per_update():
         clock.now = 10.0
         progress.update(20, {"loss": float("nan"), "mfu": 0.412, "data_wait": 0.013})
     assert log.getvalue().splitlines() == [
-        "step 10/100  10.0 %  loss 0.5000  640 images/s  3 min 00 s left",
-        "step 20/100  20.0 %  loss nan  MFU 41.2 %  data wait 1.3 %  1 min 20 s left",
+        "step 10/100  10.0 %  3 min 00 s left  loss 0.5000  640 images/s",
+        "step 20/100  20.0 %  1 min 20 s left  loss nan  MFU 41.2 %  data wait 1.3 %",
     ]
+
+
+def test_progress_says_of_what_mfu_is_a_share_and_whose_memory_it_is():
+    log = io.StringIO()
+    speed = {"images_per_s": 640.0, "images_per_s_per_device": 80.0}
+    speed |= {"step_ms": 9.0, "step_ms_p50": 8.0, "step_ms_p95": 12.0}
+    rest = {"mfu": 0.412, "ceiling_tflops": 0.4, "goodput": 0.9, "host_peak_gib": 1.26}
+    with Progress(100, stream=log) as progress:
+        progress.update(100, speed | rest | {"device_peak_gib": 60.0})
+    assert log.getvalue() == (
+        "step 100/100  100.0 %  0 s left  640 images/s (80 a device)  step 8 ms (p95 12)"
+        "  MFU 41.2 % of the measured ceiling  goodput 90 %  device peak 60.0 GiB"
+        "  host peak 1.3 GiB\n"
+    )
 
 
 def test_progress_in_a_terminal_rewrites_its_line():

@@ -227,3 +227,11 @@ def _correlate(cfg: Config, params, head, given: Pairs):
         off -= cfg.beta * omega(tau, cfg.out)
     total = jnp.sum(jnp.where(same, on, off))
     return jnp.broadcast_to(total, A), (tau, same), (tau, ~same)
+
+
+def flops(cfg: Config, spec: Spec, width: int, negatives: int) -> float:
+    """Forward FLOPs per image; the keys' heads have no backward pass and count a third."""
+    learned, met = cfg.tau is None, 0 if cfg.form == "attract" else negatives
+    sides = _head(cfg, width).flops(width) + learned * _net(cfg, cfg.out).flops(cfg.out)
+    sides *= 1 + (1 + met / spec.global_batch) / 3
+    return cfg.heads * (sides + (1 + learned) * 2 * met * cfg.out)

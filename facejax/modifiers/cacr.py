@@ -151,3 +151,9 @@ def _among_images(far: jax.Array, pairs: Pairs) -> jax.Array:
     e = jnp.where(there, jnp.exp(jnp.where(there, far - top[group], 0.0)), 0.0)
     total, count = (jax.ops.segment_sum(x, group, A) for x in (e, there.astype(e.dtype)))
     return e * count[group] / jnp.where(total > 0, total, 1.0)[group]
+
+
+def flops(cfg: Config, spec: Spec, width: int, negatives: int) -> float:
+    """Forward FLOPs per image: its distances to the negatives."""
+    met = negatives + spec.global_batch * cfg.intra_batch
+    return 2.0 * met * width if cfg.form == "distance" else 0.0

@@ -71,3 +71,8 @@ def transform(cfg: Config, params, state, pairs: Pairs, ctx: Ctx) -> tuple[Pairs
     if given.enqueue is not None:
         out = dataclasses.replace(out, enqueue=jnp.repeat(given.enqueue, 2, axis=0))
     return out, Loss({}, metrics={"similarity": Term.mean(jnp.sum(given.q * h, axis=-1))})
+
+
+def flops(cfg: Config, spec: Spec, width: int, negatives: int) -> float:
+    """Forward FLOPs per image: the generator, and what the base does with one more anchor."""
+    return _generator(cfg, width).flops(2 * width) + 2.0 * negatives * width

@@ -123,3 +123,8 @@ def flops(cfg: Config, spec: Spec) -> float:
     """Forward FLOPs per image; the key heads have no backward pass and count a third."""
     head = _projector(cfg).flops(spec.towers["encoder"].embed)
     return head * (1 + cfg.keys / 3) + 2 * cfg.queue * cfg.out
+
+
+def negatives(cfg: Config, spec: Spec) -> tuple[int, int]:
+    """Number and width of what each image's one anchor meets."""
+    return cfg.queue, cfg.out

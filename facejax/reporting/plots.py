@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from facejax.reporting.page import escape, figure
+from facejax.reporting.rundir import Run
 
 WIDTH, HEIGHT = 440, 250
 LEFT, RIGHT, TOP, BOTTOM = 50, 12, 10, 40
@@ -284,6 +285,25 @@ def chart(
 ) -> str:
     """A whole figure of lines: name, key, drawing, caption. `axes` as in `lines`."""
     return figure(name, lines(series, xlabel, ylabel, **axes), caption, legend(series))
+
+
+def over_runs(
+    runs: Sequence[Run],
+    name: str,
+    key: str,
+    ylabel: str,
+    caption: str,
+    scale: float = 1.0,
+    **axes: bool,
+) -> list[str]:
+    """A chart of one curve, a line per run; none where no run has a finite value of it."""
+    series = [
+        Series(run.name, curve.steps, scale * curve.values, i, i % len(DASHES))
+        for i, run in enumerate(runs)
+        for curve in [run.curves.get(key)]
+        if curve is not None and np.isfinite(curve.values).any()
+    ]
+    return [chart(name, series, "step", ylabel, caption, **axes)] if series else []
 
 
 def ridges(

@@ -1,4 +1,4 @@
-"""How training went: losses, speed, distributions, pictures."""
+"""How training went: losses, distributions, pictures."""
 
 from collections.abc import Sequence
 
@@ -6,32 +6,13 @@ import numpy as np
 
 from facejax.metrics import load_preview
 from facejax.reporting import page, pairs, plots
-from facejax.reporting.plots import Series
+from facejax.reporting.plots import Series, over_runs
 from facejax.reporting.rundir import Run
+from facejax.reporting.speed import COST
 
-COST = ("images_per_s", "step_ms", "step_ms_p50", "step_ms_p95", "data_wait", "mfu")
 COUNTS = ("skipped_steps", "bad_records")
 RIDGES = 18
 PICTURE_ROWS, PICTURE_STEPS = 5, 2
-
-
-def _over_runs(
-    runs: Sequence[Run],
-    name: str,
-    key: str,
-    ylabel: str,
-    caption: str,
-    scale: float = 1.0,
-    **axes: bool,
-) -> list[str]:
-    """A chart of one curve, a line per run; none where no run has a finite value of it."""
-    series = [
-        Series(run.name, curve.steps, scale * curve.values, i, i % len(plots.DASHES))
-        for i, run in enumerate(runs)
-        for curve in [run.curves.get(key)]
-        if curve is not None and np.isfinite(curve.values).any()
-    ]
-    return [plots.chart(name, series, "step", ylabel, caption, **axes)] if series else []
 
 
 def training(runs: Sequence[Run]) -> str:
@@ -42,16 +23,16 @@ def training(runs: Sequence[Run]) -> str:
     losses = sorted(key for key in keys if key == "loss" or key.startswith("loss/"))
     figures = _losses(runs, losses)
     caption = "As the optimiser used it at each step."
-    figures += _over_runs(runs, "Learning rate", "lr", "learning rate", caption, zero=True)
+    figures += over_runs(runs, "Learning rate", "lr", "learning rate", caption, zero=True)
     caption = "Global norm of the gradient; spikes go with unstable steps."
-    figures += _over_runs(runs, "Gradient norm", "grad_norm", "norm (log)", caption, log_y=True)
+    figures += over_runs(runs, "Gradient norm", "grad_norm", "norm (log)", caption, log_y=True)
     counted = [run for run in runs if "skipped_steps" in run.curves]
     skipped = [run for run in counted if run.curves["skipped_steps"].last > 0]
     caption = "Steps so far whose loss or gradient was not finite; they changed no parameter."
-    figures += _over_runs(skipped, "Skipped steps", "skipped_steps", "steps", caption, zero=True)
+    figures += over_runs(skipped, "Skipped steps", "skipped_steps", "steps", caption, zero=True)
     for key in keys:
         if key not in {*losses, "lr", "grad_norm", *COST, *COUNTS} and not pairs.is_score(key):
-            figures += _over_runs(runs, key, key, "value", "As the objective logs it.")
+            figures += over_runs(runs, key, key, "value", "As the objective logs it.")
     notes = ["No step was skipped."] if counted and not skipped else []
     if any(len(run.curves[key].steps) > plots.MOST for run in runs for key in run.curves):
         notes.append("Lines are means over neighbouring log lines, bands reach to their extremes.")
@@ -62,40 +43,13 @@ def training(runs: Sequence[Run]) -> str:
 def _losses(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
     if len(runs) > 1:
         caption = "Losses of two runs compare only where their objectives are the same."
-        return [chart for key in keys for chart in _over_runs(runs, key, key, "loss", caption)]
+        return [chart for key in keys for chart in over_runs(runs, key, key, "loss", caption)]
     # With a single objective its loss and the total tell the same.
     shown = ["loss"] if len(keys) == 2 else keys
     curves = [(key, runs[0].curves[key]) for key in shown]
     series = [Series(key, curve.steps, curve.values, i) for i, (key, curve) in enumerate(curves)]
     caption = "Lower is better within one objective; losses of different ones don't compare."
     return [plots.chart("Loss", series, "step", "loss", caption)]
-
-
-def throughput(runs: Sequence[Run]) -> str:
-    """Images per second, step time, the wait for data, MFU."""
-    charts = (
-        ("Throughput", "images_per_s", "images/s", 1, "Over all devices; higher is better."),
-        ("Step time", "step_ms", "ms", 1, "Mean over each logging interval; lower is better."),
-        (
-            "Data wait",
-            "data_wait",
-            "% of the time",
-            100,
-            "Devices idle for want of data; 0 is best.",
-        ),
-        ("MFU", "mfu", "% of peak", 100, "The model's own FLOPs against the dense 16-bit peak."),
-    )
-    figures = []
-    for name, key, ylabel, scale, caption in charts:
-        figures += _over_runs(runs, name, key, ylabel, caption, scale, zero=True)
-    if not figures:
-        return page.section("speed", "Throughput", page.missing("No step time logged yet."))
-    notes = [
-        page.missing(f"MFU of {run.name}: unknown, as is the peak of its device or dtype.")
-        for run in runs
-        if "mfu" in run.curves and not np.isfinite(run.curves["mfu"].values).any()
-    ]
-    return page.section("speed", "Throughput", page.grid(figures), *notes)
 
 
 def distributions(runs: Sequence[Run]) -> str:

@@ -5,13 +5,12 @@ Values, gradients and statistics are held to PyTorch in tests/export/test__torch
 
 import dataclasses
 import functools
-import math
 
 import jax
-import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from counting import products
 from support import assert_close, resolve, steps
 
 from facejax.contracts import Draw, Drawn, TowerSpec
@@ -170,22 +169,6 @@ def test_a_step_is_the_same_on_any_mesh(name):
 # ------------------------------------------------------------------------------------------ flops
 
 
-def product_flops(jaxpr):
-    """Multiply-adds of every product and convolution in a jaxpr, twice each."""
-    total = 0
-    for eqn in jaxpr.eqns:
-        out = eqn.outvars[0].aval.size
-        if eqn.primitive.name == "dot_general":
-            contracted = eqn.params["dimension_numbers"][0][0]
-            total += 2 * out * math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
-        if eqn.primitive.name == "conv_general_dilated":
-            kernel = eqn.invars[1].aval
-            total += 2 * out * kernel.size // eqn.outvars[0].aval.shape[-1]
-        for inner in jax.extend.core.jaxprs_in_params(eqn.params):
-            total += product_flops(inner)
-    return total
-
-
 @pytest.mark.parametrize(
     ("module", "options"),
     [
@@ -201,7 +184,7 @@ def test_flops_count_every_product(module, options):
     image = jax.ShapeDtypeStruct((1, config.size, config.size, 3), jnp.float32)
     forward = functools.partial(run, module, config)
     jaxpr = jax.make_jaxpr(forward)(shapes(module, config), image)
-    assert product_flops(jaxpr.jaxpr) == module.flops(config)
+    assert products(jaxpr.jaxpr) == module.flops(config)
 
 
 @pytest.mark.parametrize(

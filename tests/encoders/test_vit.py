@@ -5,10 +5,10 @@ from functools import cache, partial
 from itertools import pairwise
 
 import jax
-import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from counting import products
 
 from facejax.contracts import Draw, Drawn, TowerSpec
 from facejax.encoders import vit
@@ -383,26 +383,13 @@ def test_stochastic_depth_rises_to_its_rate_and_keeps_the_expectation():
 # ------------------------------------------------------------------------------------------ flops
 
 
-def matmul_flops(jaxpr):
-    """Counts the multiply-adds of every dot in a jaxpr, twice each."""
-    total = 0
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "dot_general":
-            contracted = eqn.params["dimension_numbers"][0][0]
-            lhs = eqn.invars[0].aval.shape
-            total += 2 * eqn.outvars[0].aval.size * np.prod([lhs[i] for i in contracted])
-        for inner in jax.extend.core.jaxprs_in_params(eqn.params):
-            total += matmul_flops(inner)
-    return total
-
-
 @pytest.mark.parametrize("options", [{}, {"registers": 3}, {"pool": "attention"}, {"keep": 5}])
 def test_flops_count_every_matrix_product(options):
     keep = options.pop("keep", None)
     cfg = dataclasses.replace(TINY, neck="linear", embed=6, **options)
     mask = Drawn(removed(n=1), jnp.arange(keep)[None]) if keep else None
     jaxpr = jax.make_jaxpr(lambda p: run(cfg, p, images(1, size=24), mask=mask).pooled)(make(cfg))
-    assert matmul_flops(jaxpr.jaxpr) == vit.flops(cfg, size=24, keep=keep)
+    assert products(jaxpr.jaxpr) == vit.flops(cfg, size=24, keep=keep)
 
 
 def test_flops_agree_with_the_compiler():

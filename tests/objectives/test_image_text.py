@@ -151,9 +151,3 @@ def test_towers_that_do_not_fit_are_refused():
         program_of(resolve({"siglip": {}}, **wide))
     with pytest.raises(UserError, match="no such choice 'images'; did you mean 'image'"):
         program_of(resolve({"clip": {"project": "images"}}, **RUN))
-
-
-def test_flops_are_those_that_are_counted():
-    case = Case.of(clip, clip.Config(out=512), made_up.BROAD)
-    counted = made_up.counted_flops(case)
-    np.testing.assert_allclose(clip.flops(case.config, made_up.BROAD), counted, rtol=0.05)

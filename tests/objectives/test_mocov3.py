@@ -123,4 +123,4 @@ def test_flops_are_those_that_xla_counts():
     config = mocov3.Config(hidden=512, out=512)
     counted = counted_flops(Case.of(mocov3, config, BROAD))
     teacher = 2 * mocov3._projector(config).flops(512)
-    np.testing.assert_allclose(mocov3.flops(config, BROAD), counted - teacher * 2 / 3, rtol=0.03)
+    np.testing.assert_allclose(mocov3.flops(config, BROAD), counted - teacher * 2 / 3, rtol=0.02)

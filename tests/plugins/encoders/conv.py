@@ -47,3 +47,12 @@ def apply(
     tokens = x.reshape(len(x), -1, x.shape[-1])
     found = {"pooled": pooled, "tokens": tokens, "layers": (tokens,), "prefix": tokens[:, :0]}
     return Features(**{name: found[name] for name in outputs}), stats
+
+
+def flops(cfg, size=None, keep=None):
+    side, inputs, total = size or cfg.size, 3, 0
+    for width in cfg.widths:
+        side //= 2
+        total += 2 * side**2 * 9 * inputs * width
+        inputs = width
+    return float(total + 2 * side**2 * inputs * cfg.embed)
