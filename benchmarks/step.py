@@ -222,7 +222,8 @@ def sweep(args: argparse.Namespace, task: str, rows: Rows) -> dict[str, list[int
         rate = {}
         for batch in batches:
             asked = asked_of(args, task) | {"batch": batch, "side": side}
-            del asked["pairs"]
+            for other in ("pairs", "compile" if side == "facejax" else "attention"):
+                del asked[other]
 
             alone = functools.partial(rate_alone, args, task, side, batch)
             rate[batch] = rows.once(asked, alone)["alone"]
