@@ -180,7 +180,7 @@ def chosen(names: str | None) -> list[Row]:
     return [row for row in ROWS if row.name in wanted]
 
 
-def main(argv: list[str] | None = None) -> int:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument("--out", type=Path, required=True)
@@ -191,7 +191,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tiny", action="store_true")
     cache = Path(tempfile.gettempdir()) / "facejax-gpu-cache"
     parser.add_argument("--cache", type=Path, default=cache)
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = arguments(argv)
     args.out = args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
     rows = chosen(args.only)
