@@ -17,19 +17,20 @@ No crop or colour is drawn, which PyTorch would not do on the device. Products o
 rounded to TF32 on both sides, where a device has it.
 
 They take turns of `--seconds`, a ratio is that of a turn. Several batches, --batch=64,128, are
-swept for each side alone, and each side's best counts; what does not fit in memory counts as
-nothing, and if the best two do not fit together the larger gives way to its side's next. Every
-finished row, and every batch of a sweep, is appended to DIR/step.jsonl and not measured again on
-the same device, so an interrupted sweep goes on. The system time of a side is its share of the wall
-time, over all threads.
+swept for each side alone, in processes of their own, and each side's best counts; what does not fit
+in memory counts as nothing, and if the best two do not fit together the larger gives way to its
+side's next. Every finished row, and every batch of a sweep, is appended to DIR/step.jsonl and not
+measured again on the same device, so an interrupted sweep goes on. The system time of a side is its
+share of the wall time, over all threads.
 """
 
 import argparse
-import functools
-import gc
+import json
 import os
 import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,7 @@ CLASSES, HIDDEN, OUT, TAU, RATIO, DECODER_DEPTH = 1000, 2048, 128, 0.1, 0.75, 8
 TASKS = ("vit", "mae", "simclr", "embed")
 DEPTHS = {"iresnet50": 50, "iresnet100": 100}
 SIDES = ("facejax", "torch")
+ROOT = Path(__file__).parents[1]
 ARCFACE = {"arcface": {"flip": 0.0, "groups": 8}}
 OBJECTIVES = {
     "vit": {"softmax": {"flip": 0.0, "groups": 8}},
@@ -199,24 +201,28 @@ def within_memory(work: Callable[[], Any]) -> Any:
     return None
 
 
-def freed() -> None:
-    """Gives back what dropped sides held on the device."""
-    import torch
+def apart(args: argparse.Namespace, task: str, at: dict[str, int]) -> Any:
+    """What `answer` says in a process of its own, since JAX never gives memory back to a device."""
+    options = {k: v for k, v in vars(args).items() if k not in ("tasks", "batch", "compile", "at")}
+    words = [f"--{k}={v}" for k, v in options.items()] + ["--compile"] * args.compile
+    command = [sys.executable, "-m", "benchmarks.step", *words, f"--tasks={task}"]
+    command.append(f"--at={json.dumps(at)}")
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"{task}: status {done.returncode} at {at}")
+    return json.loads(done.stdout.splitlines()[-1])
 
-    gc.collect()
-    torch.cuda.empty_cache()
+
+def answer(args: argparse.Namespace, task: str, at: dict[str, int]) -> Any:
+    """Of one side, images per second at its batch; of both, the row; None if they do not fit."""
+    if len(at) > 1:
+        return within_memory(lambda: together(args, task, at))
+    ((side, batch),) = at.items()
+    return within_memory(lambda: made(args, task, side, batch)(args.seconds))
 
 
-def rate_alone(args: argparse.Namespace, task: str, side: str, batch: int) -> dict[str, Any]:
-    """Images per second of a side, None where it does not fit."""
-    return {"alone": within_memory(lambda: made(args, task, side, batch)(args.seconds))}
-
-
-def sweep(args: argparse.Namespace, task: str, rows: Rows) -> dict[str, list[int]]:
+def sweep(args: argparse.Namespace, task: str, batches: list[int], rows: Rows) -> dict[str, Any]:
     """Each side's batches, the fastest first, without those that do not fit."""
-    batches = [int(b) for b in args.batch.split(",")]
-    if len(batches) == 1:
-        return dict.fromkeys(SIDES, batches)
     found = {}
     for side in SIDES:
         rate = {}
@@ -224,10 +230,8 @@ def sweep(args: argparse.Namespace, task: str, rows: Rows) -> dict[str, list[int
             asked = asked_of(args, task) | {"batch": batch, "side": side}
             for other in ("pairs", "compile" if side == "facejax" else "attention"):
                 del asked[other]
-
-            alone = functools.partial(rate_alone, args, task, side, batch)
-            rate[batch] = rows.once(asked, alone)["alone"]
-            freed()
+            row = rows.once(asked, lambda at={side: batch}: {"alone": apart(args, task, at)})
+            rate[batch] = row["alone"]
         found[side] = sorted((b for b in batches if rate[b]), key=lambda b: -rate[b])
         if not found[side]:
             raise SystemExit(f"{task}: {side} fits with none of the batches {args.batch}")
@@ -236,27 +240,27 @@ def sweep(args: argparse.Namespace, task: str, rows: Rows) -> dict[str, list[int
 
 def measure(args: argparse.Namespace, task: str, rows: Rows) -> dict[str, Any]:
     """A row: each side at its best batch, in turns."""
-    best = sweep(args, task, rows)
-    while True:
-        found = within_memory(functools.partial(together, args, task, best))
-        if found is not None:
-            return found
-        freed()
+    batches = [int(b) for b in args.batch.split(",")]
+    ask, best = answer, dict.fromkeys(SIDES, batches)
+    if len(batches) > 1:
+        ask, best = apart, sweep(args, task, batches, rows)
+    while (found := ask(args, task, {side: own[0] for side, own in best.items()})) is None:
         smaller = [side for side in SIDES if len(best[side]) > 1]
         if not smaller:
             raise SystemExit(f"{task}: the sides do not fit together; add a smaller --batch")
         larger = max(smaller, key=lambda side: best[side][0])
-        best = best | {larger: best[larger][1:]}
+        best[larger] = best[larger][1:]
+    return found
 
 
-def together(args: argparse.Namespace, task: str, best: dict[str, list[int]]) -> dict[str, Any]:
-    """Both sides at the first of their batches, in turns."""
-    sides = {side: made(args, task, side, batches[0]) for side, batches in best.items()}
+def together(args: argparse.Namespace, task: str, at: dict[str, int]) -> dict[str, Any]:
+    """Both sides at their batches, in turns."""
+    sides = {side: made(args, task, side, batch) for side, batch in at.items()}
     pairs = [
         {side: system_share(turn, args.seconds) for side, turn in sides.items()}
         for _ in range(args.pairs)
     ]
-    program = planned(args, task, best["facejax"][0])
+    program = planned(args, task, at["facejax"])
     flops = flops_per_image(program)
     if task == "embed":
         flops = vit.flops(program.run.towers["encoder"].config)
@@ -264,7 +268,7 @@ def together(args: argparse.Namespace, task: str, best: dict[str, list[int]]) ->
     rates = {side: [pair[side][0] for pair in pairs] for side in sides}
     speed = statistics.median(rates["facejax"])
     return {
-        "batch": {side: batches[0] for side, batches in best.items()},
+        "batch": at,
         "images_per_s": rates,
         "system": {side: statistics.median(p[side][1] for p in pairs) for side in sides},
         "ratio": [pair["facejax"][0] / pair["torch"][0] for pair in pairs],
@@ -274,7 +278,8 @@ def together(args: argparse.Namespace, task: str, best: dict[str, list[int]]) ->
 
 
 def asked_of(args: argparse.Namespace, task: str) -> dict[str, Any]:
-    return {"task": task, **{k: v for k, v in vars(args).items() if k not in ("out", "tasks")}}
+    left_out = ("out", "tasks", "at")
+    return {"task": task, **{k: v for k, v in vars(args).items() if k not in left_out}}
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -287,6 +292,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--compile", action="store_true", help="torch.compile")
+    parser.add_argument("--at", type=json.loads, help=argparse.SUPPRESS)  # see `apart`
     return parser.parse_args(argv)
 
 
@@ -301,6 +307,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def main() -> None:
     args = arguments()
+    if args.at:
+        print(json.dumps(answer(args, args.tasks, args.at)))
+        return
     rows = Rows(args.out / "step.jsonl")
     for task in args.tasks.split(","):
         row = rows.once(asked_of(args, task), lambda task=task: measure(args, task, rows))

@@ -62,24 +62,38 @@ def test_a_row_is_measured_once(tmp_path, monkeypatch, capsys):
 
 def test_a_sweep_goes_on_and_heeds_memory(tmp_path, monkeypatch):
     """Of batches 8, 16 and 32 torch fits up to 16; both at their best do not fit together."""
-    asked, held = [], {}
+    asked, held = [], []
 
     def made(args, task, side, batch):
-        asked.append((side, batch))
+        held.append(batch)
         if side == "torch" and batch == 32:
             raise RuntimeError("CUDA out of memory. Tried to allocate")
-        held[side] = batch
-        if sum(held.values()) > 40:
+        if sum(held) > 40:
             raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying")
         return lambda seconds: float(batch)
 
+    def apart(args, task, at):
+        held.clear()
+        asked.append(at)
+        return benchmark.answer(args, task, at)
+
     monkeypatch.setattr(benchmark, "made", made)
-    monkeypatch.setattr(benchmark, "freed", held.clear)
+    monkeypatch.setattr(benchmark, "apart", apart)
     args = benchmark.arguments(["--out=x", "--size=32", "--batch=8,16,32", "--pairs=1"])
-    rows = benchmark.Rows(tmp_path / "step.jsonl")
-    row = benchmark.measure(args, "vit", rows)
+    row = benchmark.measure(args, "vit", benchmark.Rows(tmp_path / "step.jsonl"))
     assert row["batch"] == {"facejax": 16, "torch": 16}
     assert row["ratio"] == [1.0]
+    assert len(asked) == 8
     asked.clear()
     benchmark.measure(args, "vit", benchmark.Rows(tmp_path / "step.jsonl"))
-    assert asked == [("facejax", 32), ("torch", 16), ("facejax", 16), ("torch", 16)]
+    assert asked == [{"facejax": 32, "torch": 16}, {"facejax": 16, "torch": 16}]
+
+
+def test_other_failures_are_told(monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no such shape")
+
+    monkeypatch.setattr(benchmark, "made", broken)
+    args = benchmark.arguments(["--out=x"])
+    with pytest.raises(RuntimeError, match="no such shape"):
+        benchmark.answer(args, "vit", {"torch": 8})
