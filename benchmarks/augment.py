@@ -170,13 +170,13 @@ def pillow(program: state.Program, images: np.ndarray, pool: Executor) -> Turn:
 
     def turn(seconds: float) -> float:
         began, count = time.perf_counter(), 0
-        while time.perf_counter() - began < seconds:
+        while not count or time.perf_counter() - began < seconds:
             done = pool.map(functools.partial(_some, augs), chunks, seeds)
             np.concatenate(list(done), 1)
             count += len(images)
         return count / (time.perf_counter() - began)
 
-    turn(1e-9)  # the workers start
+    turn(0.0)  # the workers start
     return turn
 
 
