@@ -21,6 +21,7 @@ DIR/end_to_end.jsonl, which is not measured again on the same device.
 import argparse
 import contextlib
 import io
+import os
 import statistics
 import tempfile
 import time
@@ -53,7 +54,7 @@ def packed(args: argparse.Namespace) -> Path:
         identity = "parent" if args.objective == "vit" else "none"
         name, options = "folder", {"path": args.data, "identity": identity}
     out = args.scratch / f"packed-{args.size}-{zlib.crc32(repr((name, options)).encode()):08x}"
-    pack.pack(pack.make_plan(name, options, size=args.size), out)
+    pack.pack(pack.make_plan(name, options, size=args.size), out, workers=os.cpu_count() or 1)
     return out
 
 

@@ -93,8 +93,8 @@ ROWS = (
     _at("masking", "L", 224, 128, 4.0),
     _at("augment", "S", 112, 512, 3.0),
     _at("augment", "B", 224, 256, 4.0),
-    _at("end_to_end", "S", 112, 512, 4.0, "--objective=vit", "--workers=8", "--faces=16384"),
-    _at("end_to_end", "S", 112, 512, 4.0, "--objective=mae", "--workers=8", "--faces=16384"),
+    _at("end_to_end", "S", 112, 512, 4.0, "--objective=vit", "--workers=8", "--faces=4096"),
+    _at("end_to_end", "S", 112, 512, 4.0, "--objective=mae", "--workers=8", "--faces=4096"),
     Row("input-112", "benchmarks.input", ("--side=112", "--size=112"), 5.0),
 )
 
