@@ -1,7 +1,10 @@
-"""The models of `benchmarks/step.py` in PyTorch, written for speed: SDPA, fused AdamW."""
+"""The models of `benchmarks/step.py` in PyTorch, written for speed.
+
+SDPA, channels last, autocast, fused optimizers.
+"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -118,10 +121,80 @@ class SimCLR(nn.Module):
         return 2 * functional.cross_entropy(logits, other)
 
 
-def trainer(model: nn.Module, dtype: str, device: str, compiled: bool) -> Callable:
-    """(images, labels) -> loss, one step of fused AdamW."""
-    model = model.to(device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-4, (0.9, 0.95), fused=True)
+class Residual(nn.Module):
+    """A block of the improved ResNet: [B, C, S, S] -> [B, width, S / stride, S / stride]."""
+
+    def __init__(self, inputs: int, width: int, stride: int):
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.BatchNorm2d(inputs),
+            nn.Conv2d(inputs, width, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.PReLU(width),
+            nn.Conv2d(width, width, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(width),
+        )
+        shortcut = nn.Conv2d(inputs, width, 1, stride, bias=False), nn.BatchNorm2d(width)
+        self.shortcut = nn.Sequential(*shortcut) if stride > 1 else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.shortcut(x) + self.branch(x)
+
+
+class IResNet(nn.Module):
+    """The improved ResNet of ArcFace; its neck is in float32."""
+
+    def __init__(self, widths: Sequence[int], blocks: Sequence[int], embed: int, size: int):
+        super().__init__()
+        inputs = widths[0]
+        stem = nn.Conv2d(3, inputs, 3, 1, 1, bias=False)
+        layers = [stem, nn.BatchNorm2d(inputs), nn.PReLU(inputs)]
+        for width, count in zip(widths, blocks, strict=True):
+            for i in range(count):
+                layers.append(Residual(inputs, width, 1 if i else 2))
+                inputs = width
+        self.trunk = nn.Sequential(*layers, nn.BatchNorm2d(inputs))
+        side = size // 2 ** len(widths)
+        self.fc, self.features = nn.Linear(inputs * side**2, embed), nn.BatchNorm1d(embed)
+        self.features.weight.requires_grad = False
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.trunk(image)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.features(self.fc(x.float().flatten(1)))
+
+
+class ArcFace(nn.Module):
+    """Cosines to class centres, the own one moved by a margin of its angle, and their softmax."""
+
+    def __init__(self, encoder: IResNet, width: int, classes: int, margin: float = 0.5):
+        super().__init__()
+        self.encoder, self.centres = encoder, nn.Parameter(torch.randn(classes, width) * 0.01)
+        self.margin = margin
+
+    def forward(self, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        x = functional.normalize(self.encoder(normalised(image)), dim=-1)
+        cosine = (x @ functional.normalize(self.centres, dim=-1).T).float()
+        own, m = cosine.gather(1, label[:, None]).clamp(-1 + 1e-6, 1 - 1e-6), self.margin
+        moved = own * math.cos(m) - (1 - own.square()).sqrt() * math.sin(m)
+        moved = torch.where(own > -math.cos(m), moved, own - m * math.sin(m))
+        return functional.cross_entropy(64.0 * cosine.scatter(1, label[:, None], moved), label)
+
+
+def adamw(params) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(params, 1e-4, (0.9, 0.95), fused=True)
+
+
+def sgd(params) -> torch.optim.Optimizer:
+    return torch.optim.SGD(params, 1e-3, momentum=0.9, weight_decay=5e-4, fused=True)
+
+
+def trainer(
+    model: nn.Module, dtype: str, device: str, compiled: bool, optimizer: Callable = adamw
+) -> Callable:
+    """(images, labels) -> loss, one step."""
+    model = model.to(device, memory_format=torch.channels_last).train()
+    optimizer = optimizer([p for p in model.parameters() if p.requires_grad])
     forward = torch.compile(model) if compiled else model
 
     def step(image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """The documentation is true: its code runs, its commands parse, its links lead somewhere."""
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -123,3 +124,14 @@ def test_evaluation_commands_have_legal_keys(page):
         given = [w.removeprefix("--eval.") for w in words if w.startswith("--eval.")]
         section = command_line.override({}, [f"--eval.{g}" for g in given], "eval")
         assert len(config.resolve_evals(section)) == len(section)
+
+
+def test_benchmark_commands_are_legal():
+    page = ROOT / "docs/benchmarks.md"
+    given = [words[words.index("-m") + 1 :] for words in commands(page)]
+    assert len(given) > 3
+    for module, *options in given:
+        assert importlib.import_module(module).arguments(options).out
+    named = re.findall(r"`python (?:-m )?(benchmarks[./]\w+)", page.read_text())
+    for name in named:
+        assert (ROOT / (name.replace(".", "/").removesuffix("/py") + ".py")).exists()
