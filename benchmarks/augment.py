@@ -39,7 +39,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from benchmarks import step
 from benchmarks.turns import Rows, Turn, alternate, ratios, spread, turns, verdict
-from facejax import augment, command_line, config, session, state
+from facejax import allocator, augment, command_line, config, session, state
 from facejax.contracts import Aug, Draw, stable_name
 from facejax.data.sources import synthetic
 
@@ -240,6 +240,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
+    allocator.settle()
     args = arguments(argv)
     rows = Rows(args.out / "augment.jsonl")
     asked = {k: v for k, v in vars(args).items() if k != "out"}

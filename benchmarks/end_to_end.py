@@ -33,7 +33,7 @@ import jax
 
 from benchmarks import step as tasks
 from benchmarks.turns import Rows, alternate, ratios, ready, spread, turns, verdict
-from facejax import config, mesh, pack, processes, state
+from facejax import allocator, config, mesh, pack, processes, state
 from facejax.books import Books
 from facejax.data.reading import Reading
 from facejax.metrics import Writer
@@ -164,6 +164,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
+    allocator.settle()
     args = arguments(argv)
     rows = Rows(args.out / "end_to_end.jsonl")
     asked = {k: v for k, v in vars(args).items() if k not in ("out", "scratch")}

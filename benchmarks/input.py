@@ -35,7 +35,7 @@ import simplejpeg
 from PIL import Image
 
 from benchmarks.environment import environment
-from facejax import pack
+from facejax import allocator, pack
 from facejax.data.decode import encode_jpeg
 from facejax.data.mixture import open_sources
 from facejax.data.order import make_order
@@ -233,6 +233,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
+    allocator.settle()
     args = arguments()
     with tempfile.TemporaryDirectory() as folder:
         every, paths = sides(Path(folder), args.side, args.size)

@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks import step
 from benchmarks.turns import Rows, alternate, ratios, spread, verdict
-from facejax import session, state
+from facejax import allocator, session, state
 from facejax.contracts import Pass, Spec
 from facejax.flops import flops_per_image
 from facejax.objectives import mae
@@ -78,6 +78,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
+    allocator.settle()
     args = arguments(argv)
     asked = {k: v for k, v in vars(args).items() if k != "out"}
     row = Rows(args.out / "masking.jsonl").once(asked, lambda: measure(args))

@@ -9,6 +9,12 @@ import sys
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 
+def settle() -> None:
+    """Settles the memory of a command, before anything else, where JAX will use only the CPU."""
+    if only_cpu():
+        keep_memory()
+
+
 def keep_memory() -> bool:
     """Keeps freed memory in the process, so that the next step need not ask for it again.
 

@@ -18,8 +18,7 @@ def main(
     one line `error: <where>: <what>; <remedy>` on stderr; 130 interrupted. Any other exception is a
     bug and shows its traceback.
     """
-    if allocator.only_cpu():
-        allocator.keep_memory()
+    allocator.settle()
     try:
         status = run(sys.argv[1:]) or 0
     except UserError as error:
