@@ -11,6 +11,7 @@ from PIL import Image
 from support import leaves
 
 from facejax.checkpoint import Checkpoints, digest
+from facejax.metrics import read_jsonl
 
 
 @pytest.mark.slow
@@ -46,6 +47,15 @@ def test_preempted_run_saves_and_is_extended(tmp_path):
     # The horizon of the schedule changed, the stream of batches did not.
     train(tmp_path / "run", f"--config.steps={saved[0] + 3}", *options)
     assert [row["step"] for row in ids(tmp_path / "run")] == list(range(1, saved[0] + 4))
+    # The time of the first start, of the pause and of the second one is one run's time.
+    rows = list(read_jsonl(tmp_path / "run/metrics.jsonl"))
+    assert all(0 < row["goodput"] < 1 and 0 < row["mfu"] < 1 for row in rows)
+    worked = [row["goodput"] * row["wall_s"] for row in rows]
+    assert (np.diff(worked) > 0).all()
+    assert (np.diff([row["wall_s"] for row in rows]) > 0).all()
+    last = next(i for i, row in enumerate(rows) if row["step"] == saved[0])
+    pause = rows[last + 1]["wall_s"] - rows[last]["wall_s"]  # it had to start and compile
+    assert worked[last + 1] - worked[last] < pause / 2
 
 
 @pytest.mark.slow
