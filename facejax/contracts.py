@@ -287,6 +287,8 @@ class Spec:
         artifacts: paths of extra files by name (codebooks, banks), from the config.
         aug: mean and std that every view shares, so that one run has one normalisation.
         tokenize: texts to token ids i32[n, L], by `config.data.text`; None without.
+        length: L; 0 without.
+        sets: places of each batch field that is a set.
     """
 
     steps: int
@@ -299,6 +301,8 @@ class Spec:
     artifacts: Mapping[str, str] = field(default_factory=dict)
     aug: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     tokenize: Callable[[Sequence[str]], np.ndarray] | None = None
+    length: int = 0
+    sets: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,15 @@ def flops_per_image(program: Program) -> float | None:
         if not p.batched:
             shape = program.constants[p.view.field].shape
             times *= math.prod(shape[:-1] if p.view.aug is None else shape[:1]) / run.global_batch
+        elif p.view.field in program.spec.sets:
+            times *= program.spec.sets[p.view.field]
         total += times * module.flops(config, size, keep)
     for objective in run.objectives.values():
         if not hasattr(objective.module, "flops"):
             return None
         total += 3.0 * objective.module.flops(objective.config, program.spec)
+        applied = getattr(objective.module, "applied", lambda *_: {})
+        for key, times in applied(objective.config, program.spec).items():
+            tower = run.towers[key]
+            total += 3.0 * times * tower.module.flops(tower.config, None, None)
     return total

@@ -70,7 +70,7 @@ def prepare(run: Run, workdir: Path) -> Session:
     evaluations = evaluate.prepare(run.evals, run.data.size)
     devices = mesh.make(run.mesh)
     config.check_devices(run, devices.size)
-    spec = spec_of(run, mixture.classes, mixture.attributes, texts, mixture.names)
+    spec = spec_of(run, mixture.classes, mixture.attributes, texts, mixture.names, mixture.sets)
     loaded = {path: model.load(path) for path in state.frozen_paths(run, spec)}
     encoders = {path: (m.module, m.encoder_config) for path, m in loaded.items()}
     program = state.plan(run, spec, encoders)
@@ -140,6 +140,7 @@ def spec_of(
     attributes: tuple[str, ...],
     texts: Texts | None = None,
     names: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    sets: Mapping[str, int] = MappingProxyType({}),
 ) -> Spec:
     """The run's facts for objectives; `run.steps` is set."""
     tokenize = None
@@ -156,6 +157,8 @@ def spec_of(
         artifacts=run.artifacts,
         aug={"mean": run.data.mean, "std": run.data.std},
         tokenize=tokenize,
+        length=run.data.text.length if run.data.text else 0,
+        sets=sets,
     )
 
 

@@ -140,7 +140,8 @@ def program(run: Run, known: Facts) -> tuple[state.Program, Params]:
         UserError: what the plug-ins or a frozen encoder that is here refuse.
     """
     names = {name: f.names for name, f in known.fields.items() if f.classes and f.names}
-    spec = session.spec_of(run, known.classes, known.attributes, names=names)
+    sets = {name: f.shape[0] for name, f in known.fields.items() if f.many}
+    spec = session.spec_of(run, known.classes, known.attributes, names=names, sets=sets)
     spec = dataclasses.replace(spec, tokenize=_stand_in_tokens(run))
     encoders, frozen = {}, {}
     for path in state.frozen_paths(run, spec):

@@ -11,7 +11,7 @@ pictures' names: `image` is its first face, `faces` and `names` are the sets. Th
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class Config:
         names: a CSV with the columns `picture` and `name`, a line for each name in a caption; ""
             takes the names of a picture's own faces.
         person: field of classes with those names; unknown where a caption can't name them.
+        null: a text that is one of every picture's names, for faces whom the caption doesn't name;
+            "" without.
     """
 
     # A mapping has no hash; equality still compares it.
@@ -45,6 +47,7 @@ class Config:
     picture: str = "picture"
     names: str = ""
     person: str = "name"
+    null: str = ""
 
     @classmethod
     def tiny(cls, root: Path) -> "Config":
@@ -52,7 +55,7 @@ class Config:
         source = {"name": "synthetic", "n": 25, "identities": 6, "size": 16, "crowd": 4}
         path = Path(root) / "faces.npy"
         np.save(path, np.random.default_rng(0).normal(size=(25, 8)).astype(np.float32))
-        return cls(source, str(path))
+        return cls(source, str(path), null="NONAME")
 
 
 def open(cfg: Config) -> "Sets":
@@ -85,7 +88,23 @@ def open(cfg: Config) -> "Sets":
         who = numbers_of(source, cfg.person)
         known = people.names or tuple(map(str, range(people.classes)))
         names = [tuple(sorted({known[who[i]] for i in own if who[i] >= 0})) for own in groups]
+    if cfg.null:
+        names = [(cfg.null, *own) for own in names]
     return Sets(source, vectors, titles, [own.tolist() for own in groups], names)
+
+
+def easy(cfg: Config) -> tuple[np.ndarray, np.ndarray]:
+    """Faces f32[E, D] and names str[E] of the pictures that have one of each: who is who is known.
+
+    Raises:
+        UserError: what `open` refuses, or no such picture.
+    """
+    source = open(replace(cfg, null=""))
+    records = [r for r in source.read(range(len(source))) if not isinstance(r, BadRecord)]
+    found = [r for r in records if len(r["faces"]) == len(r["names"]) == 1]
+    if not found:
+        raise UserError("names", "no picture has one face and one name", "add some")
+    return np.concatenate([r["faces"] for r in found]), np.array([r["names"][0] for r in found])
 
 
 class Sets:

@@ -72,6 +72,23 @@ def test_names_of_captions_and_faces_without_a_vector(cfg, tmp_path):
     assert found["picture b"][:2] == ([0, 2], ())
 
 
+def test_the_null_name_is_in_every_picture_and_easy_faces_have_one_name(cfg, tmp_path):
+    (tmp_path / "names.csv").write_text("picture,name\nb,Ann\nc,Bo\n")
+    lines = (tmp_path / "faces.csv").read_text().replace("3.png,,", "3.png,c,")
+    (tmp_path / "faces.csv").write_text(lines)
+    cfg = dataclasses.replace(cfg, names=str(tmp_path / "names.csv"), null="nobody")
+    names = {name: both[1] for name, both in told(cfg).items()}
+    assert names == {
+        "picture a": ("nobody",),
+        "picture b": ("nobody", "Ann"),
+        "picture c": ("nobody", "Bo"),
+    }
+    faces, names = sets.easy(cfg)
+    assert (faces[:, 0].tolist(), names.tolist()) == ([3], ["Bo"])
+    with pytest.raises(UserError, match="one face and one name"):
+        sets.easy(dataclasses.replace(cfg, picture="name", names=""))
+
+
 def test_batches_are_padded_and_names_tokenised(cfg):
     source = sets.open(cfg)
     wanted = {name: source.fields[name] for name in ("faces", "names")}
