@@ -41,8 +41,8 @@ def faces(people: int, first: int) -> dict:
 
 def get_config(stage: str = "first") -> ConfigDict:
     config = ConfigDict()
-    config.steps = 1200
-    config.global_batch = 96
+    config.steps = 400
+    config.global_batch = 64
 
     config.encoder = ConfigDict(
         {"name": "vit", "width": 96, "depth": 3, "heads": 3, "patch": 8, "pool": "mean"}
@@ -56,7 +56,7 @@ def get_config(stage: str = "first") -> ConfigDict:
     config.data.text = ConfigDict({"tokenizer": "packed/changes/tokenizer.json", "length": 16})
     config.optimizer = ConfigDict({"name": "adamw", "lr": 1e-3, "weight_decay": 0.05, "clip": 1.0})
     config.optimizer.schedule = ConfigDict({"kind": "cosine", "warmup": 0.1})
-    config.checkpoint = ConfigDict({"every_steps": 400, "keep": 1})
+    config.checkpoint = ConfigDict({"every_steps": 200, "keep": 1})
     if stage == "second":
         config.init_from = config.objective.spn4cir.frozen = "runs/spn4cir"
         config.artifacts = ConfigDict({"bank": "runs/bank/embeddings-00000-of-00001.npy"})
