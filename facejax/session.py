@@ -98,7 +98,11 @@ def prepare(run: Run, workdir: Path) -> Session:
 
 def _with_tokenizer(run: Run, workdir: Path) -> tuple[Run, Texts | None]:
     """The run with its tokenizer's digest, and what tokenizes; the run's own copy goes first."""
+    words = run.towers.get("encoder_text")
     if run.data.text is None:
+        if words is not None and getattr(words.config, "length", 0) is None:
+            what = "missing, and the text tower takes its length from it"
+            raise UserError("config.data.text", what, "set its tokenizer")
         return run, None
     text, own = run.data.text, workdir / tokenizer.FILE
     resumed = own.exists() and not Path(text.tokenizer).exists()
@@ -107,8 +111,8 @@ def _with_tokenizer(run: Run, workdir: Path) -> tuple[Run, Texts | None]:
         what = f"{_short(text.digest)}, but {text.tokenizer} has {_short(read.digest)}"
         raise UserError("config.data.text.digest", what, "give the tokenizer of the checkpoint")
     room = None
-    if "encoder_text" in run.towers:
-        room = getattr(run.towers["encoder_text"].config, "vocab", None)
+    if words is not None:
+        room = getattr(words.config, "vocab", None)
     if room is not None and read.vocab > room:
         what = f"{room} tokens, but {text.tokenizer} has {read.vocab}"
         raise UserError("config.encoder_text.vocab", what, f"give {read.vocab} or more")

@@ -126,6 +126,10 @@ def _of_run(path: Path, run: config.Run) -> Source:
     notes = files.check_facts(facts, files.Facts(), run.data)
     tower = stored.towers["encoder"]
     arrays = flatten(items)
+    both = [r.towers["encoder_text"].config for r in (stored, run) if "encoder_text" in r.towers]
+    # With other numbers of tokens the text tower starts at random.
+    if len(both) == 2 and len({getattr(words, "vocab", None) for words in both}) == 1:
+        _check_tokens(run, stored.data.text and stored.data.text.digest)
     if not isinstance(run.towers["encoder"].module, Adapted):
         # A plain run goes on without the adapters of another; its encoder is what they were around.
         arrays = {k: v for k, v in arrays.items() if not re.search(r"/lora/", k)}
@@ -198,6 +202,11 @@ def _check_words(run: config.Run, theirs: text.Config, digest: str | None) -> No
     """
     for option in ("heads", "mask", "pool", "activation"):
         _check_option("encoder_text", option, theirs, run.towers["encoder_text"].config)
+    _check_tokens(run, digest)
+
+
+def _check_tokens(run: config.Run, digest: str | None) -> None:
+    """Raises UserError where the texts of what the run starts from were other tokens."""
     ours = run.data.text and run.data.text.digest
     if digest and ours and digest != ours:
         what = f"its texts were other tokens than {run.data.text.tokenizer} makes"
