@@ -12,8 +12,17 @@ Command:  python -m facejax.train --config=configs/secla_iresnet_synthetic.py --
           python -c "import numpy; from configs import secla_iresnet_synthetic as c; \
               numpy.savez('runs/easy.npz', **c.easy())"
 Hardware: 2 CPU cores
-Time:     not measured
-Result:   not measured
+Time:     5 min 30 s beside other work (2 min 53 s of CPU); the second stage 4 min
+Result:   who is who in the same 2,400 pictures, none of which says so: f1 0.952 [0.947, 0.958], a
+          random name of the picture 0.333, random weights 0.383; null name given to 91 % of the
+          faces without a name. The recogniser saw none of these people; its verification AUC on
+          others is 0.867.
+          The second stage did not help: 0.807 by what it trains alone, and on the first 1,500
+          faces 0.900 by its mixture with the first stage, which has 0.946 there. The mixture finds
+          more of the names (recall 0.971, not 0.934), but gives the null name to 36 % of the faces
+          that should have it: no easy face has it.
+
+A fifth of the people have no name. Names are those of a picture's people, in no order.
 """
 
 from ml_collections import ConfigDict

@@ -10,8 +10,14 @@ Command:  python -m facejax.train --config=configs/spn4cir_vit_synthetic.py --wo
           python -m facejax.embed --workdir=runs/spn4cir --out=runs/bank --source=synthetic \
               --source.n=6000 --source.identities=400 and --source.move, --source.hold as below
 Hardware: 2 CPU cores
-Time:     not measured
-Result:   not measured
+Time:     2 min 30 s beside other work; the second stage 1 min 10 s
+Result:   40 unseen people, 360 changes, 600 pictures searched:
+                       r@1                      r@5    r@10   median rank
+          first stage  28.1 % [24.7, 31.1]      50.6   88.9   5
+          second       32.8 % [29.2, 36.9]      63.6   94.2   3
+          random       3.9 %  [2.2, 6.1]        10.0   19.7   29.5
+          chance       0.2 %                    0.8    1.7
+          Somebody who knew the face but not the text would have 1 in 14, 7.1 %, at r@1.
 """
 
 from ml_collections import ConfigDict

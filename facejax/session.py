@@ -161,7 +161,6 @@ def spec_of(
         artifacts=run.artifacts,
         aug={"mean": run.data.mean, "std": run.data.std},
         tokenize=tokenize,
-        length=run.data.text.length if run.data.text else 0,
         sets=sets,
     )
 

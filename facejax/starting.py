@@ -14,7 +14,6 @@ import jax
 import numpy as np
 
 from facejax import checkpoint, config, model, state, tokenizer
-from facejax.encoders import text
 from facejax.errors import UserError
 from facejax.export import files, names
 from facejax.export.files import _joint as joint_files
@@ -161,8 +160,7 @@ def _of_joint_folder(path: Path, run: config.Run) -> Source:
     if image.name != "vit":
         raise UserError(WHERE, f"{path} holds a vit, not {image.name}", "set config.encoder.name")
     words = run.towers.get("encoder_text")
-    cfg = text.Config() if words is None else words.config
-    found = joint_files.recognise(kind, image.config, cfg, tensors)
+    found = joint_files.recognise(kind, image.config, words and words.config, tensors)
     notes = [*files.check_facts(general, files.Facts(), run.data), *found.notes]
     facts = joint_files.facts(kind, told, "vision_config")
     notes += files.check_facts(facts, joint_files.legal(image.config), run.data)
@@ -194,7 +192,7 @@ def _whole(run: config.Run, kind: str) -> tuple[str, ...]:
     return (*ENCODER, "params/encoder_text/", *(f"params/objective/{k}/" for k in labels))
 
 
-def _check_words(run: config.Run, theirs: text.Config, digest: str | None) -> None:
+def _check_words(run: config.Run, theirs: Any, digest: str | None) -> None:
     """Refuses a text tower that would read other tokens, or read them otherwise.
 
     Raises:

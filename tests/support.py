@@ -48,7 +48,6 @@ def program_of(run: Run, frozen: Mapping[str, Any] | None = None) -> state.Progr
         classes={"identity": CLASSES, "clip": 2},
         aug={"mean": run.data.mean, "std": run.data.std},
         tokenize=tokenize,
-        length=6,
         sets={"faces": 3, "names": 2},
     )
     return state.plan(run, spec, frozen)

@@ -196,7 +196,7 @@ def cross_flops(spec: Spec) -> float:
     """Forward FLOPs of the cross-attention of one text to an image."""
     image, text = spec.towers["encoder"], spec.towers["encoder_text"]
     rows, columns = image.grid(spec.size)
-    D, L, M = text.width, spec.length, image.prefix + rows * columns
+    D, L, M = text.width, spec.tokenize([""]).shape[1], image.prefix + rows * columns
     return float(text.depth * (4 * L * D**2 + 4 * M * text.context * D + 4 * L * M * D))
 
 

@@ -82,12 +82,12 @@ def legal(cfg: vit.Config | text.Config) -> Facts:
 
 
 def recognise(
-    kind: str, image: vit.Config, words: text.Config, tensors: Mapping[str, np.ndarray]
+    kind: str, image: vit.Config, words: text.Config | None, tensors: Mapping[str, np.ndarray]
 ) -> Towers:
     """Names the tensors as ours.
 
     Args:
-        image, words: of the run.
+        image, words: of the run; without a text tower the file's is read as a default one.
 
     Raises:
         UserError: tensors are missing, unexpected or of a wrong shape.
@@ -98,7 +98,7 @@ def recognise(
     wanted = (*_ANCHORS[kind], *embeddings, *hidden)
     missing = [name for name in wanted if name not in tensors]
     names.complain({"missing": missing}, WHERE)
-    image, words = _image(kind, image, tensors), _words(kind, words, tensors)
+    image, words = _image(kind, image, tensors), _words(kind, words or text.Config(), tensors)
     notes = []
     if kind == "clip":
         own = np.asarray(tensors[clip_names.CLASS_AT["transformers"][1]])[0]
