@@ -91,8 +91,7 @@ class Aug:
         shrink_p: probability of that loss of resolution.
         jitter: strength of brightness, contrast, saturation and hue (each 0 = off).
         jitter_p: probability of the colour jitter.
-        hsv: most degrees by which the hue turns forward, and most that is added to the saturation,
-            whose factor is 1 without.
+        hsv: most degrees by which the hue turns, and most that is added to saturation's factor 1.
         hsv_p: probability of that.
         gray_p: probability of grayscale.
         blur_p: probability of Gaussian blur.
@@ -287,6 +286,7 @@ class Spec:
         artifacts: paths of extra files by name (codebooks, banks), from the config.
         aug: mean and std that every view shares, so that one run has one normalisation.
         tokenize: texts to token ids i32[n, L], by `config.data.text`; None without.
+        sets: places of each batch field that is a set.
     """
 
     steps: int
@@ -299,6 +299,7 @@ class Spec:
     artifacts: Mapping[str, str] = field(default_factory=dict)
     aug: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     tokenize: Callable[[Sequence[str]], np.ndarray] | None = None
+    sets: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

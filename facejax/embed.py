@@ -28,7 +28,7 @@ import numpy as np
 from facejax import cli, command_line, model
 from facejax.checkpoint import digest_of
 from facejax.data import pipeline
-from facejax.data.arrays import MANIFEST, parquet_path, read_shard, shard_paths
+from facejax.data.arrays import MANIFEST, parquet_of, parquet_path, read_shard, shard_paths
 from facejax.data.mixture import Entry, open_source
 from facejax.data.packed import write_json
 from facejax.data.rejected import Rejected
@@ -59,11 +59,14 @@ def embed(
         The manifest.
 
     Raises:
-        UserError: what the source refuses, or `out` holds other embeddings.
+        UserError: what the source refuses, `out` holds other embeddings, or Parquet is wanted and
+            pyarrow isn't installed.
         OSError: `out` can't be written.
     """
     if records_per_shard < 1:
         raise UserError("--records_per_shard", f"{records_per_shard} records", "give 1 or more")
+    if form == "parquet":
+        parquet_of("--format")
     entry = open_source(spec, "--source")
     total, shards = len(entry.source), -(-len(entry.source) // records_per_shard)
     plan = {

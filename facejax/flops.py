@@ -2,6 +2,7 @@
 
 import math
 
+from facejax.config import Objective
 from facejax.contracts import Frozen, Student
 from facejax.state import Program
 
@@ -31,14 +32,25 @@ def flops_per_image(program: Program) -> float | None:
         if not p.batched:
             shape = program.constants[p.view.field].shape
             times *= math.prod(shape[:-1] if p.view.aug is None else shape[:1]) / run.global_batch
+        elif p.view.field in program.spec.sets:
+            times *= program.spec.sets[p.view.field]
         total += times * module.flops(config, size, keep)
     for objective in run.objectives.values():
         if not hasattr(objective.module, "flops"):
             return None
-        total += 3.0 * objective.module.flops(objective.config, program.spec)
-        if hasattr(objective.module, "negatives"):
-            count, width = objective.module.negatives(objective.config, program.spec)
-            for m in objective.modifiers.values():
-                if hasattr(m.module, "flops"):
-                    total += 3.0 * m.module.flops(m.config, program.spec, width, count)
+        total += 3.0 * _of_objective(program, objective)
+    return total
+
+
+def _of_objective(program: Program, objective: Objective) -> float:
+    """Forward FLOPs per image of an objective, its modifiers and the towers that its loss runs."""
+    module, config, spec = objective.module, objective.config, program.spec
+    total = module.flops(config, spec)
+    for key, times in getattr(module, "applied", lambda *_: {})(config, spec).items():
+        tower = program.run.towers[key]
+        total += times * tower.module.flops(tower.config, None, None)
+    if hasattr(module, "negatives"):
+        count, width = module.negatives(config, spec)
+        counted = [m for m in objective.modifiers.values() if hasattr(m.module, "flops")]
+        total += sum(m.module.flops(m.config, spec, width, count) for m in counted)
     return total

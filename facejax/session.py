@@ -77,7 +77,7 @@ def prepare(run: Run, workdir: Path) -> Session:
     evaluations = evaluate.prepare(run.evals, run.data.size)
     devices = mesh.make(run.mesh)
     config.check_devices(run, devices.size)
-    spec = spec_of(run, mixture.classes, mixture.attributes, texts, mixture.names)
+    spec = spec_of(run, mixture.classes, mixture.attributes, texts, mixture.names, mixture.sets)
     loaded = {path: model.load(path) for path in state.frozen_paths(run, spec)}
     encoders = {path: (m.module, m.encoder_config) for path, m in loaded.items()}
     program = state.plan(run, spec, encoders)
@@ -106,7 +106,11 @@ def prepare(run: Run, workdir: Path) -> Session:
 
 def _with_tokenizer(run: Run, workdir: Path) -> tuple[Run, Texts | None]:
     """The run with its tokenizer's digest, and what tokenizes; the run's own copy goes first."""
+    words = run.towers.get("encoder_text")
     if run.data.text is None:
+        if words is not None and getattr(words.config, "length", 0) is None:
+            what = "missing, and the text tower takes its length from it"
+            raise UserError("config.data.text", what, "set its tokenizer")
         return run, None
     text, own = run.data.text, workdir / tokenizer.FILE
     resumed = own.exists() and not Path(text.tokenizer).exists()
@@ -115,8 +119,8 @@ def _with_tokenizer(run: Run, workdir: Path) -> tuple[Run, Texts | None]:
         what = f"{_short(text.digest)}, but {text.tokenizer} has {_short(read.digest)}"
         raise UserError("config.data.text.digest", what, "give the tokenizer of the checkpoint")
     room = None
-    if "encoder_text" in run.towers:
-        room = getattr(run.towers["encoder_text"].config, "vocab", None)
+    if words is not None:
+        room = getattr(words.config, "vocab", None)
     if room is not None and read.vocab > room:
         what = f"{room} tokens, but {text.tokenizer} has {read.vocab}"
         raise UserError("config.encoder_text.vocab", what, f"give {read.vocab} or more")
@@ -148,6 +152,7 @@ def spec_of(
     attributes: tuple[str, ...],
     texts: Texts | None = None,
     names: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    sets: Mapping[str, int] = MappingProxyType({}),
 ) -> Spec:
     """The run's facts for objectives; `run.steps` is set."""
     tokenize = None
@@ -164,6 +169,7 @@ def spec_of(
         artifacts=run.artifacts,
         aug={"mean": run.data.mean, "std": run.data.std},
         tokenize=tokenize,
+        sets=sets,
     )
 
 

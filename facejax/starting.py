@@ -13,15 +13,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from facejax import checkpoint, config, model, state
+from facejax import checkpoint, config, model, state, tokenizer
 from facejax.errors import UserError
 from facejax.export import files, names
+from facejax.export.files import _joint as joint_files
 from facejax.layers import sincos_2d
 from facejax.lora import Adapted
 from facejax.optim import flatten
 
 WHERE = "config.init_from"
 ITEMS = ("params", "stats", "ema", "objective")
+ENCODER = ("params/encoder/", "stats/encoder/")
 OPTIONAL = r"/(lora|mask_token|neck|registers|cls_token|pos_embed|attn_pool|ls1|ls2)(/|$)"
 """Parameters that an encoder may have in addition to those that it starts from."""
 
@@ -37,6 +39,7 @@ class Source:
         arrays: by path in the state, "params/encoder/...", "ema/...", "objective/...".
         skipped: foreign names that have no place here.
         notes: what was changed on the way, or is worth knowing.
+        whole: beginnings of the paths that have to be there.
     """
 
     layout: str
@@ -45,6 +48,7 @@ class Source:
     arrays: Mapping[str, np.ndarray]
     skipped: Sequence[str] = ()
     notes: Sequence[str] = ()
+    whole: tuple[str, ...] = ENCODER
 
 
 @dataclasses.dataclass
@@ -103,6 +107,8 @@ def read(run: config.Run) -> Source:
         found = _of_run(path, run)
     elif (path / "config.json").is_file() and "facejax" in files.config_of(path):
         found = _of_export(path, run)
+    elif path.is_dir() and files.config_of(path).get("model_type") in joint_files.KINDS:
+        found = _of_joint_folder(path, run)
     else:
         found = _of_file(run)
     if found.encoder != tower.name:
@@ -119,6 +125,10 @@ def _of_run(path: Path, run: config.Run) -> Source:
     notes = files.check_facts(facts, files.Facts(), run.data)
     tower = stored.towers["encoder"]
     arrays = flatten(items)
+    both = [r.towers["encoder_text"].config for r in (stored, run) if "encoder_text" in r.towers]
+    # With other numbers of tokens the text tower starts at random.
+    if len(both) == 2 and len({getattr(words, "vocab", None) for words in both}) == 1:
+        _check_tokens(run, stored.data.text and stored.data.text.digest)
     if not isinstance(run.towers["encoder"].module, Adapted):
         # A plain run goes on without the adapters of another; its encoder is what they were around.
         arrays = {k: v for k, v in arrays.items() if not re.search(r"/lora/", k)}
@@ -132,7 +142,86 @@ def _of_export(path: Path, run: config.Run) -> Source:
     notes = files.check_facts(facts, files.Facts(), run.data)
     both = {"params": {"encoder": loaded.params}, "stats": {"encoder": loaded.stats}}
     name, cfg = loaded.encoder_name, loaded.encoder_config
-    return Source("facejax export", name, cfg, flatten(both), (), notes)
+    arrays, whole, space = flatten(both), ENCODER, loaded.space
+    if space is not None and "encoder_text" in run.towers:
+        _check_words(run, space.tower.config, space.tokenizer.digest)
+        text, own = flatten(space.text[0]), flatten(space.params)
+        arrays |= {f"params/encoder_text/{path}": value for path, value in text.items()}
+        arrays |= _of_objectives(run, space.objective.name, own)
+        whole = _whole(run, space.objective.name)
+    return Source("facejax export", name, cfg, arrays, (), notes, whole)
+
+
+def _of_joint_folder(path: Path, run: config.Run) -> Source:
+    """Both towers of transformers; the text tower only where the run has one."""
+    tensors, general = files.open_source(str(path))
+    told, kind = files.config_of(path), general.kind
+    image = run.towers["encoder"]
+    if image.name != "vit":
+        raise UserError(WHERE, f"{path} holds a vit, not {image.name}", "set config.encoder.name")
+    words = run.towers.get("encoder_text")
+    found = joint_files.recognise(kind, image.config, words and words.config, tensors)
+    notes = [*files.check_facts(general, files.Facts(), run.data), *found.notes]
+    facts = joint_files.facts(kind, told, "vision_config")
+    notes += files.check_facts(facts, joint_files.legal(image.config), run.data)
+    for option in ("pre_norm", "patch_bias", "qkv_bias"):
+        _check_option("encoder", option, found.image, image.config)
+    arrays = {f"params/{p}": v for p, v in found.params.items() if p.startswith("encoder/")}
+    whole = ENCODER
+    if words is not None:
+        facts = joint_files.facts(kind, told, "text_config")
+        legal = joint_files.legal(words.config)
+        notes += files.check_facts(facts, legal, run.data, tower="encoder_text")
+        _check_words(run, found.words, _digest_of(path))
+        apart = names.unflatten(found.params)
+        of_text = flatten(apart["encoder_text"])
+        arrays |= {f"params/encoder_text/{path}": value for path, value in of_text.items()}
+        arrays |= _of_objectives(run, kind, flatten(apart["objective"]))
+        whole = _whole(run, kind)
+    return Source(f"transformers {kind}", "vit", found.image, arrays, (), notes, whole)
+
+
+def _of_objectives(run: config.Run, kind: str, own: Mapping[str, Any]) -> dict[str, Any]:
+    """An objective's own parameters, for each of the run's that is of this kind."""
+    labels = [label for label, o in run.objectives.items() if o.name == kind]
+    return {f"params/objective/{label}/{p}": v for label in labels for p, v in own.items()}
+
+
+def _whole(run: config.Run, kind: str) -> tuple[str, ...]:
+    labels = [label for label, o in run.objectives.items() if o.name == kind]
+    return (*ENCODER, "params/encoder_text/", *(f"params/objective/{k}/" for k in labels))
+
+
+def _check_words(run: config.Run, theirs: Any, digest: str | None) -> None:
+    """Refuses a text tower that would read other tokens, or read them otherwise.
+
+    Raises:
+        UserError: what differs.
+    """
+    for option in ("heads", "mask", "pool", "activation"):
+        _check_option("encoder_text", option, theirs, run.towers["encoder_text"].config)
+    _check_tokens(run, digest)
+
+
+def _check_tokens(run: config.Run, digest: str | None) -> None:
+    """Raises UserError where the texts of what the run starts from were other tokens."""
+    ours = run.data.text and run.data.text.digest
+    if digest and ours and digest != ours:
+        what = f"its texts were other tokens than {run.data.text.tokenizer} makes"
+        raise UserError(WHERE, what, f"set config.data.text.tokenizer to {run.init_from}")
+
+
+def _check_option(tower: str, option: str, theirs: Any, ours: Any) -> None:
+    there, here = getattr(theirs, option), getattr(ours, option)
+    if there != here:
+        where = f"config.{tower}.{option}"
+        raise UserError(where, f"{here}, but {there} in config.init_from", f"set it to {there}")
+
+
+def _digest_of(path: Path) -> str | None:
+    """Of the tokenizer in a folder; None without."""
+    there = any((path / name).is_file() for name in (tokenizer.FILE, "vocab.json"))
+    return tokenizer.load(path).digest if there else None
 
 
 def _of_file(run: config.Run) -> Source:
@@ -175,7 +264,7 @@ def match(
     problems: dict[str, list[str]] = {"missing": [], "wrong shape": []}
     problems["positions"] = _wrong_positions(source.config, cfg)
     for path, want in wanted.items():
-        essential = path.startswith(("params/encoder/", "stats/encoder/"))
+        essential = path.startswith(source.whole)
         value = source.arrays.get(path)
         if value is None:
             kind = (
@@ -236,10 +325,15 @@ def adapted(
 ) -> tuple[np.ndarray, str] | None:
     """An array in another geometry, and how; None where nothing is known to do.
 
-    Positions [N, D] are interpolated like those of a running encoder. Patch kernels
-    [p * p * 3, D] are resized as in FlexiViT (Beyer et al. 2023, arXiv:2212.08013, section 3.4): by
-    the pseudo-inverse of the resizing of images, so that a resized image gives the same tokens.
+    A text tower takes the first of its positions, others [N, D] are interpolated like those of a
+    running encoder. Patch kernels [p * p * 3, D] are resized as in FlexiViT (Beyer et al. 2023,
+    arXiv:2212.08013, section 3.4): by the pseudo-inverse of the resizing of images, so that a
+    resized image gives the same tokens.
     """
+    if path == "params/encoder_text/pos_embed":
+        if value.shape[1] != shape[1] or len(value) < shape[0]:
+            return None
+        return value[: shape[0]], f"the first {shape[0]} of {len(value)} positions"
     if path.endswith("/pos_embed") and value.shape[1] == shape[1]:
         old, new = (round(n**0.5) for n in (value.shape[0], shape[0]))
         plane = value.reshape(old, old, -1)

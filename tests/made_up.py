@@ -32,6 +32,7 @@ SPEC = Spec(
     attributes=("one", "two", "three"),
     aug={"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
     tokenize=tokenize,
+    sets={"faces": 3, "names": 2},
 )
 DRAW = Draw(jax.random.key(1), jnp.arange(B, dtype=jnp.int32))
 

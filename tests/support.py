@@ -48,6 +48,7 @@ def program_of(run: Run, frozen: Mapping[str, Any] | None = None) -> state.Progr
         classes={"identity": CLASSES, "clip": 2},
         aug={"mean": run.data.mean, "std": run.data.std},
         tokenize=tokenize,
+        sets={"faces": 3, "names": 2},
     )
     return state.plan(run, spec, frozen)
 

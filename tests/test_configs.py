@@ -45,9 +45,9 @@ def test_resolves_to_values_that_resolve_to_the_same_run(path):
 def test_step_traces(path):
     run = config.resolve(command_line.load_file(str(path)))
     known = inputs.without_data(run, TOLD)
-    known.fields["feature"] = Field(
-        (128,), "float32"
-    )  # of the encoder whose vectors a config reads
+    # Of the encoder whose vectors a config reads.
+    known.fields["feature"] = Field((128,), "float32")
+    known.fields["faces"] = Field((4, 128), "float32", many=True)
     run = inputs.with_steps(run, known)
     program, frozen = inputs.program(run, known)
     before = state.shapes(program)

@@ -14,6 +14,7 @@ from support import SIZE, trained_run
 import facejax
 from facejax import cli, embed
 from facejax.data import arrays
+from facejax.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,16 @@ def test_finished_shards_are_kept_and_missing_ones_made_again(workdir, faces, tm
     for a, b in zip(parts, same, strict=True):
         np.testing.assert_array_equal(a, b)
     assert {p for p, time in times.items() if p.stat().st_mtime_ns != time} == {lost}
+
+
+def test_parquet_without_pyarrow_is_refused(workdir, faces, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match=r"^--format: Parquet needs pyarrow .*; pip install"):
+        command(workdir, faces, tmp_path / "out", "--format=parquet")
+    assert not (tmp_path / "out").exists()
+    told = {"format": "parquet", "shards": 1}
+    with pytest.raises(UserError, match=r"00000-of-00001\.parquet: Parquet needs pyarrow"):
+        arrays.read_shard(tmp_path, 0, told)
 
 
 def test_parquet_shards_hold_the_same(workdir, faces, tmp_path, capsys):

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from support import program_of, resolve
+from support import TEXT, program_of, resolve
 
 from facejax.contracts import Pass
 from facejax.encoders import vit
@@ -56,6 +56,24 @@ def test_teachers_count_once_and_frozen_ones_as_themselves(monkeypatch):
     assert flops_per_image(program) == pytest.approx(want)
     program = program_of(resolve({"distil": {"cached": "feature"}}, encoder=VIT))
     assert flops_per_image(program) == pytest.approx(3 * vit.flops(tower, 16))
+
+
+def test_texts_of_a_set_count_each_and_so_do_those_that_a_loss_reads():
+    words = {"encoder": VIT, "encoder_text": TEXT}
+    program = program_of(resolve({"secla": {"width": 8, "hidden": 8, "out": 4}}, **words))
+    text = program.run.towers["encoder_text"]
+    one = text.module.flops(text.config)
+    objective = program.run.objectives["secla"]
+    own = objective.module.flops(objective.config, program.spec)
+    assert flops_per_image(program) == pytest.approx(3 * (2 * one + own))
+
+    words["encoder_text"] = TEXT | {"context": 32}
+    program = program_of(resolve({"flip": {"out": 4, "queue": 16}}, **words))
+    objective = program.run.objectives["flip"]
+    own = objective.module.flops(objective.config, program.spec)
+    image = vit.flops(program.run.towers["encoder"].config, 16)
+    want = 3 * (image + one + 3 * one + own) + image + one
+    assert flops_per_image(program) == pytest.approx(want)
 
 
 def test_an_objective_that_does_not_say_makes_it_unknown():

@@ -8,7 +8,7 @@ import pytest
 from support import SIZE, TEXT, resolve
 
 import facejax
-from facejax import evaluate, tokenizer
+from facejax import evaluate, starting, tokenizer
 from facejax.errors import UserError
 from facejax.metrics import read_jsonl
 from facejax.session import prepare
@@ -96,6 +96,15 @@ def test_what_does_not_fit_is_refused(workdir, words, tmp_path):
     without = dataclasses.replace(run_of(words).data, text=None)
     with pytest.raises(UserError, match=r"config\.data\.text: an objective reads texts"):
         prepare(dataclasses.replace(run_of(words), data=without), tmp_path)
+    towers = run_of(words).towers
+    text = dataclasses.replace(towers["encoder_text"].config, length=None)
+    text = dataclasses.replace(towers["encoder_text"], config=text)
+    run = dataclasses.replace(run_of(words), data=without, towers={**towers, "encoder_text": text})
+    with pytest.raises(UserError, match=r"config\.data\.text: missing, and the text tower takes"):
+        prepare(run, tmp_path)
+    branch = prepare(dataclasses.replace(run_of(other), init_from=str(workdir)), tmp_path)
+    with pytest.raises(UserError, match=r"config\.init_from: its texts were other tokens than"):
+        starting.read(branch.run)
     copy = shutil.copytree(workdir, tmp_path / "copy")
     shutil.copy(other, copy / "tokenizer.json")
     with pytest.raises(UserError, match="not the tokenizer of this checkpoint"):

@@ -1,5 +1,6 @@
 """Texts to ids: what is learned, CLIP's files, SentencePiece models, what is cut and refused."""
 
+import io
 import json
 import struct
 
@@ -117,3 +118,30 @@ def test_what_is_no_tokenizer_is_refused(tmp_path):
         tokenizer.load(tmp_path)
     with pytest.raises(UserError, match="give 260 or more"):
         tokenizer.train(["a"], vocab=100)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"byte_fallback": True, "vocab_size": 330},
+        {"add_dummy_prefix": False},
+        {"normalization_rule_name": "nmt_nfkc_cf"},
+        {"normalization_rule_name": "identity"},
+    ],
+)
+def test_unigram_pieces_are_those_of_sentencepiece(options, tmp_path):
+    pieces = pytest.importorskip("sentencepiece")
+    texts = ["a young woman with wavy hair", "an old man who smiles", "a café; the man's red hat"]
+    written = io.BytesIO()
+    pieces.SentencePieceTrainer.train(
+        **{"sentence_iterator": iter(texts * 20), "model_writer": written, "minloglevel": 2},
+        **{"model_type": "unigram", "hard_vocab_limit": False, "vocab_size": 60, **options},
+        **{"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1},
+    )
+    (tmp_path / "spiece.model").write_bytes(written.getvalue())
+    read = tokenizer.load(tmp_path / "spiece.model")
+    theirs = pieces.SentencePieceProcessor(model_proto=written.getvalue())
+    for text in ("An OLD man", "  two  spaces \t tab ", "", "unknown Ж é ﬁ", "ＡＢ the woman's"):
+        row = read.encode([text], 64)[0].tolist()
+        assert row[: row.index(read.end)] == theirs.encode(text), text

@@ -15,6 +15,7 @@ from bisect import bisect
 from collections.abc import Container, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -70,9 +71,21 @@ def read_shard(
         return np.load(arrays, mmap_mode="r"), list(csv.DictReader(file))
 
 
-def _read_parquet(path: Path) -> tuple[np.ndarray, list[dict[str, str]]]:
-    from pyarrow import parquet
+def parquet_of(where: str) -> ModuleType:
+    """pyarrow's `parquet`.
 
+    Raises:
+        UserError: pyarrow is not installed; `where` is what wants it.
+    """
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UserError(where, f"Parquet needs pyarrow ({error})", "pip install pyarrow") from error
+    return parquet
+
+
+def _read_parquet(path: Path) -> tuple[np.ndarray, list[dict[str, str]]]:
+    parquet = parquet_of(str(path))
     table = parquet.read_table(path)
     vectors = table["embedding"].combine_chunks()
     arrays = vectors.flatten().to_numpy().reshape(len(vectors), -1)

@@ -119,6 +119,47 @@ def check_missing(where: str, absent: Sequence[str], missing: str) -> None:
         raise UserError(where, what, "complete it or set missing='unknown'")
 
 
+def rows_by_name(names: Sequence[str]) -> dict[str, int]:
+    """Row of each picture, by its path and by every ending of it (in whole parts) that is unique.
+
+    So `Ann/Ann_0001.jpg` is found in a set that holds `lfw/Ann/Ann_0001.jpg`.
+    """
+    endings: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        parts = name.split("/")
+        for start in range(1, len(parts)):
+            endings.setdefault("/".join(parts[start:]), []).append(row)
+    unique = {ending: rows[0] for ending, rows in endings.items() if len(rows) == 1}
+    return unique | {name: row for row, name in enumerate(names)}
+
+
+def names_by_picture(path: str, titles: Sequence[str], where: str) -> list[tuple[str, ...]]:
+    """Reads a list of the names in captions, a CSV file with the columns `picture` and `name`.
+
+    Args:
+        titles: of the pictures.
+        where: what messages call the set of these.
+
+    Returns:
+        The names of each picture, sorted, each once.
+
+    Raises:
+        UserError: it can't be read or lacks a column, or names an unknown picture.
+    """
+    header, lines = read_rows(path)
+    for column in ("picture", "name"):
+        if column not in header:
+            raise UserError(path, f"has no column '{column}'", "give picture and name")
+    place, found = {title: p for p, title in enumerate(titles)}, [set() for _ in titles]
+    for number, cells in enumerate(lines, start=2):
+        told = dict(zip(header, cells))
+        if told["picture"] not in place:
+            what = f"no picture '{told['picture']}' in {where}"
+            raise UserError(f"{path}:{number}", what, "list pictures with faces")
+        found[place[told["picture"]]].add(told["name"])
+    return [tuple(sorted(names - {""})) for names in found]
+
+
 def column(table: Table, rows: Sequence[tuple[str, ...] | None], name: str) -> list[str]:
     """The strings of one column, empty for images without a row."""
     position = table.columns.index(name)

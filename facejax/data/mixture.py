@@ -113,6 +113,11 @@ class Mixture:
         return {name: field.names for name, field in fields if field.classes and field.names}
 
     @property
+    def sets(self) -> dict[str, int]:
+        """Places of each field that is a set."""
+        return {name: field.shape[0] for name, field in self.fields.items() if field.many}
+
+    @property
     def attributes(self) -> tuple[str, ...]:
         """Names of the attributes, united over the sources."""
         return self.fields["attributes"].names if "attributes" in self.fields else ()

@@ -13,7 +13,9 @@ A record is a dict. `image` is always there; whatever else it holds is described
     attributes   i8[A], +1 or -1, 0 where unknown
     regions      PNG bytes or u8[H, W], region numbers in the LaPa scheme (see `data/align.py`)
     landmarks    f32[K, 2], x and y in pixels of this record's image
-    generated    encoded bytes or u8[H, W, 3] RGB, another picture of what `image` shows
+    generated    encoded bytes or u8[H, W, 3] RGB, another picture of what `image` shows, or the
+                 picture that it is once `caption` is done to it
+    target       int, number of that picture among all that it is looked for in, a bank
     caption      str, or a tuple of str where it has several
     age          float, years
     expression   int, class number

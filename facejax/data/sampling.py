@@ -101,15 +101,17 @@ def people_of(identities: np.ndarray, sampler: Sampler, label: str) -> People:
 
 def identities_of(source: Source) -> np.ndarray:
     """i32[N], the identity of every record, -1 where unknown; read from the records if need be."""
-    return source.identities() if hasattr(source, "identities") else read_identities(source)
+    if hasattr(source, "identities"):
+        return source.identities()
+    return numbers_of(source, "identity")
 
 
-def read_identities(source: Source) -> np.ndarray:
-    """The same, from the records themselves."""
+def numbers_of(source: Source, field: str) -> np.ndarray:
+    """i32[N], the class number `field` of every record, -1 where unknown, read from the records."""
     found = []
     for start in range(0, len(source), CHUNK):
         for record in source.read(range(start, min(start + CHUNK, len(source)))):
-            found.append(-1 if isinstance(record, BadRecord) else record.get("identity", -1))
+            found.append(-1 if isinstance(record, BadRecord) else record.get(field, -1))
     return np.array(found, np.int32)
 
 

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from facejax.data.labels import rows_by_name
 from facejax.errors import UserError
 from facejax.evaluators._drawn_pairs import draw_pairs
 from facejax.evaluators._pairs import PairList, read_pairs
-from facejax.evaluators._pictures import Pictures, labels_of, rows_by_name
+from facejax.evaluators._pictures import Pictures, labels_of
 
 TEMPLATE = "{name}/{name}_{number:04d}.jpg"
 """LFW's names of pictures."""

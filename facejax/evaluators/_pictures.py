@@ -107,17 +107,3 @@ def labels_of(field: Field, numbers: np.ndarray) -> np.ndarray:
     """str[n]: the names of class numbers i64[n], or the numbers where the field has no names."""
     names = np.array(field.names or [str(k) for k in range(field.classes)])
     return names[numbers]
-
-
-def rows_by_name(names: Sequence[str]) -> dict[str, int]:
-    """Row of each picture, by its path and by every ending of it (in whole parts) that is unique.
-
-    So `Ann/Ann_0001.jpg` is found in a set that holds `lfw/Ann/Ann_0001.jpg`.
-    """
-    endings: dict[str, list[int]] = {}
-    for row, name in enumerate(names):
-        parts = name.split("/")
-        for start in range(1, len(parts)):
-            endings.setdefault("/".join(parts[start:]), []).append(row)
-    unique = {ending: rows[0] for ending, rows in endings.items() if len(rows) == 1}
-    return unique | {name: row for row, name in enumerate(names)}

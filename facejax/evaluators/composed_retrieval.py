@@ -21,17 +21,17 @@ from typing import Any
 
 import numpy as np
 
-from facejax.data import labels as tables
+from facejax.data import queries
+from facejax.data.records import BadRecord
 from facejax.errors import UserError
 from facejax.evaluators import Joint, Result, _bootstrap, _options
 from facejax.evaluators._embed import embed_pictures, map_rows
 from facejax.evaluators._metrics import unit
-from facejax.evaluators._pictures import CHUNK, Pictures, labels_of, open_pictures, rows_by_name
+from facejax.evaluators._pictures import CHUNK, Pictures, labels_of, open_pictures
 from facejax.evaluators._ranks import best_ranks, chance
 from facejax.evaluators._tiny import write_people
 
 JOINT = True
-SEVERAL = "|"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Config:
         path: folder or zip of the pictures, all of which are searched.
         queries: CSV file with the columns `reference` (a picture), `text` (the change) and `target`
             (a picture, or several with | between); and, if wanted, `category` and `subset`
-            (pictures with | between).
+            (pictures with | between). "" takes what `source` tells by `caption` and `target`.
         identity: beside `path`, who is on a picture: "parent" (the name of its folder) or "none"
             (every picture another person).
         source: the pictures instead of `path`, like an entry of `config.data.sources`.
@@ -53,7 +53,7 @@ class Config:
         seed: of the draws.
     """
 
-    queries: str
+    queries: str = ""
     path: str = ""
     identity: str = "none"
     source: Mapping[str, Any] | None = None
@@ -70,11 +70,11 @@ class Config:
         rows = [["reference", "text", "target", "category", "subset"]]
         for p in range(8):
             own = names[3 * p : 3 * p + 3]
-            rows.append([own[0], f"number {p}", own[1], "ab"[p % 2], SEVERAL.join(own)])
-        queries = Path(root) / "queries.csv"
-        with open(queries, "w", newline="") as file:
+            rows.append([own[0], f"number {p}", own[1], "ab"[p % 2], queries.SEVERAL.join(own)])
+        path = Path(root) / "queries.csv"
+        with open(path, "w", newline="") as file:
             csv.writer(file).writerows(rows)
-        return cls(str(queries), str(Path(root) / "images"), identity="parent", bootstrap=50)
+        return cls(str(path), str(Path(root) / "images"), identity="parent", bootstrap=50)
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,12 @@ def prepare(cfg: Config, size: int) -> Data:
             raise UserError(key, f"{getattr(cfg, key)} holds no ranks", "give numbers from 1")
     keys = {"identity": cfg.identity}
     pictures = open_pictures(cfg.path, cfg.source, cfg.crop, **keys)
-    queries = _read(cfg.queries, pictures)
-    names, category = np.unique([q["category"] for q in queries], return_inverse=True)
-    subsets = tuple(q["subset"] for q in queries)
+    if cfg.queries:
+        asked = queries.read(cfg.queries, pictures.names(), pictures.where)
+    else:
+        asked = _of_source(pictures)
+    names, category = np.unique([q.category for q in asked], return_inverse=True)
+    subsets = tuple(q.subset for q in asked)
     people = np.array(pictures.names())
     if "identity" in pictures.source.fields:
         numbers, _ = pictures.values("identity")
@@ -130,9 +133,9 @@ def prepare(cfg: Config, size: int) -> Data:
         size=size,
         pictures=pictures,
         people=people,
-        reference=np.array([q["reference"] for q in queries]),
-        texts=tuple(q["text"] for q in queries),
-        targets=tuple(q["target"] for q in queries),
+        reference=np.array([q.reference for q in asked]),
+        texts=tuple(q.text for q in asked),
+        targets=tuple(q.target for q in asked),
         subsets=subsets if any(subsets) else (),
         categories=tuple(names.tolist()) if names[1:].size else (),
         category=category,
@@ -279,33 +282,20 @@ def _composed(data: Data, joint: Joint) -> tuple[np.ndarray, np.ndarray]:
     return unit(np.concatenate(rows)), np.concatenate(whole)
 
 
-def _read(path: str, pictures: Pictures) -> list[dict[str, Any]]:
-    header, lines = tables.read_rows(path)
-    for column in ("reference", "text", "target"):
-        if column not in header:
-            raise UserError(path, f"has no column '{column}'", "give reference, text and target")
-    row = rows_by_name(pictures.names())
-    queries = []
-    for number, cells in enumerate(lines, start=2):
-        query: dict[str, Any] = {"category": "", "subset": "", **dict(zip(header, cells))}
-        where = f"{path}:{number}"
-        for column in ("reference", "target", "subset"):
-            names = [name.strip() for name in query[column].split(SEVERAL) if name.strip()]
-            for name in names:
-                if name not in row:
-                    told = f"no picture '{name}' in {pictures.where}"
-                    raise UserError(where, told, "give the pictures these queries belong to")
-            query[column] = tuple(row[name] for name in names)
-        if len(query["reference"]) != 1 or not query["target"] or not query["text"]:
-            raise UserError(where, "a query without reference, text or target", "complete it")
-        (query["reference"],) = query["reference"]
-        query["subset"] = tuple(p for p in query["subset"] if p != query["reference"])
-        if query["reference"] in query["target"]:
-            raise UserError(where, "the target is the reference", "name what it becomes")
-        if query["subset"] and not set(query["target"]) <= set(query["subset"]):
-            raise UserError(where, "a target is not in the subset", "add it")
-        queries.append(query)
-    without = [n for n, q in enumerate(queries, start=2) if not q["subset"]]
-    if 0 < len(without) < len(queries):
-        raise UserError(f"{path}:{without[0]}", "has no subset, as others have", "give all or none")
-    return queries
+def _of_source(pictures: Pictures) -> list[queries.Query]:
+    """The queries that a source tells of its own records.
+
+    Raises:
+        UserError: it tells none.
+    """
+    found = []
+    if {"caption", "target"} <= pictures.source.fields.keys():
+        for start in range(0, len(pictures.source), CHUNK):
+            rows = range(start, min(start + CHUNK, len(pictures.source)))
+            for row, record in zip(rows, pictures.source.read(rows)):
+                if not isinstance(record, BadRecord) and record.get("target", -1) >= 0:
+                    found.append(queries.Query(row, record["caption"], (record["target"],)))
+    if not found:
+        told = f"{pictures.where} tells no changes of its pictures"
+        raise UserError("queries", told, "name a list of them")
+    return found

@@ -16,7 +16,6 @@ of all pictures count alike. `f1@chance` is what a name drawn at random from the
 would reach on average. Intervals draw pictures with replacement; `n` and `failed` faces.
 """
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from facejax.data import labels as tables
 from facejax.errors import UserError
 from facejax.evaluators import Joint, Result, _bootstrap, _metrics, _options
 from facejax.evaluators._embed import embed_pictures, map_rows
@@ -240,26 +240,13 @@ def _assigned(faces: np.ndarray, names: np.ndarray, data: Data) -> np.ndarray:
 
 def _captions(
     cfg: Config, titles: list[str], picture: np.ndarray, people: np.ndarray, where: str
-) -> list[list[str]]:
+) -> list[tuple[str, ...]]:
     """The names of each picture, sorted, each once.
 
     Raises:
         UserError: a list that can't be read, or an unknown picture in it.
     """
-    if not cfg.names:
-        own = [people[picture == p] for p in range(len(titles))]
-        return [sorted({*names.tolist()} - {""}) for names in own]
-    place, found = {title: p for p, title in enumerate(titles)}, [set() for _ in titles]
-    if not Path(cfg.names).is_file():
-        raise UserError("names", f"{cfg.names}: no such file", "give the path of a list")
-    with open(cfg.names, newline="", encoding="utf-8") as file:
-        table = csv.DictReader(file)
-        if not {"picture", "name"} <= {*(table.fieldnames or ())}:
-            what = f"{cfg.names}: no columns 'picture' and 'name'"
-            raise UserError("names", what, "give it a header with both")
-        for line in table:
-            if line["picture"] not in place:
-                what = f"no picture '{line['picture']}' in {where}"
-                raise UserError(f"{cfg.names}:{table.line_num}", what, "list pictures with faces")
-            found[place[line["picture"]]].add(line["name"])
-    return [sorted(names - {""}) for names in found]
+    if cfg.names:
+        return tables.names_by_picture(cfg.names, titles, where)
+    own = [people[picture == p] for p in range(len(titles))]
+    return [tuple(sorted({*names.tolist()} - {""})) for names in own]

@@ -22,10 +22,11 @@ from typing import Any, get_args
 
 import numpy as np
 
+from facejax.data.labels import rows_by_name
 from facejax.errors import UserError
 from facejax.evaluators import Embed, Result, _bootstrap, _metrics, _options, _search
 from facejax.evaluators._embed import Flip, embed_pictures, map_rows
-from facejax.evaluators._pictures import Pictures, open_pictures, rows_by_name
+from facejax.evaluators._pictures import Pictures, open_pictures
 from facejax.evaluators._tiny import write_people
 
 

@@ -22,12 +22,12 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from facejax.data.labels import read_table
+from facejax.data.labels import read_table, rows_by_name
 from facejax.errors import UserError
 from facejax.evaluators import Embed, Result, _bootstrap, _metrics, _options, _search
 from facejax.evaluators._embed import Flip, embed_pictures, map_rows
 from facejax.evaluators._hashing import hash_share
-from facejax.evaluators._pictures import Pictures, labels_of, open_pictures, rows_by_name
+from facejax.evaluators._pictures import Pictures, labels_of, open_pictures
 from facejax.evaluators._tiny import write_people
 
 ROLES = ("probe", "gallery", "distractor")

@@ -28,10 +28,11 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from facejax.data.labels import rows_by_name
 from facejax.errors import UserError
 from facejax.evaluators import Embed, Result, _bootstrap, _metrics, _options, _search
 from facejax.evaluators._embed import Flip, embed_pictures, map_rows
-from facejax.evaluators._pictures import Pictures, open_pictures, rows_by_name
+from facejax.evaluators._pictures import Pictures, open_pictures
 from facejax.evaluators._templates import fuse, read_media, read_subjects, read_template_pairs
 from facejax.evaluators._tiny import write_people
 

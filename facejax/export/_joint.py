@@ -40,8 +40,21 @@ def check(model: "Model", library: str, kinds: Sequence[str]) -> str:
         what = f"{library} has no model of '{kind}' with these towers"
         raise UserError("--format", what, instead)
     own = space.objective.config
+    wrong = {"an image tower that wasn't trained": bool(own.frozen or own.cached)}
+    for what, there in {**wrong, **unlike(kind, image, words, own)}.items():
+        if there:
+            raise UserError("--format", f"{library}'s {kind} has no such thing as {what}", instead)
+    return kind
+
+
+def unlike(kind: str, image: Any, words: Any, own: Any) -> dict[str, bool]:
+    """What "clip" or "siglip" of other libraries hasn't, and whether these towers have it.
+
+    Args:
+        image, words: configs of the towers `vit` and `text`.
+        own: the objective's.
+    """
     wrong = {
-        "an image tower that wasn't trained": bool(own.frozen or own.cached),
         "fixed or rotary positions of patches": image.positions != "learned",
         "registers or LayerScale": bool(image.registers or image.layer_scale is not None),
         "queries, keys and values without bias": not image.qkv_bias,
@@ -69,10 +82,7 @@ def check(model: "Model", library: str, kinds: Sequence[str]) -> str:
             "no neck of the text tower": words.neck != "linear",
             "projections": own.project != "none",
         }
-    for what, there in wrong.items():
-        if there:
-            raise UserError("--format", f"{library}'s {kind} has no such thing as {what}", instead)
-    return kind
+    return wrong
 
 
 def tree(model: "Model") -> Params:

@@ -168,6 +168,38 @@ def update(cfg: Config, params, state, stats, ctx: Ctx):
     return params, {side: queue.enqueue(state[side], stats[side]) for side in SIDES}
 
 
+def applied(cfg: Config, spec: Spec) -> dict[str, float]:
+    """How often per image the loss itself runs a tower: three fused texts."""
+    return {"encoder_text": 3.0} if cfg.matching else {}
+
+
+def flops(cfg: Config, spec: Spec) -> float:
+    """Forward FLOPs per image, with the cross-attention of the fused texts beside their tower's."""
+    trained, still = forward_flops(cfg, spec)
+    cross = 3 * cross_flops(spec) if cfg.matching else 0.0
+    return trained + cross + still / 3  # momentum models have no backward pass
+
+
+def forward_flops(cfg: Config, spec: Spec) -> tuple[float, float]:
+    """Forward FLOPs per image of projections and products: of what is trained, and of the rest."""
+    image, text = (spec.towers[key].embed for key in ("encoder", "encoder_text"))
+    projections, columns = 2 * cfg.out * (image + text), spec.global_batch + cfg.queue
+    products = 2 * 2 * columns * cfg.out
+    trained, still = projections + products, projections + 2 * products
+    if cfg.matching:
+        trained += 3 * 2 * 2 * text
+        still += 2 * 2 * 2 * spec.global_batch * cfg.out  # of both draws
+    return float(trained), float(still)
+
+
+def cross_flops(spec: Spec) -> float:
+    """Forward FLOPs of the cross-attention of one text to an image."""
+    image, text = spec.towers["encoder"], spec.towers["encoder_text"]
+    rows, columns = image.grid(spec.size)
+    D, L, M = text.width, spec.tokenize([""]).shape[1], image.prefix + rows * columns
+    return float(text.depth * (4 * L * D**2 + 4 * M * text.context * D + 4 * L * M * D))
+
+
 def embed_image(cfg: Config, params, pooled: jax.Array) -> jax.Array:
     return _image_text.embedded(params, "image", pooled)
 

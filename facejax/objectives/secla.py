@@ -279,6 +279,27 @@ def _to_easy(anchors, easy, matched, person) -> Term:
     return _mean(forth + back, there)
 
 
+def flops(cfg: Config, spec: Spec) -> float:
+    """Forward FLOPs per picture of sets without padding; what isn't trained counts a third."""
+    trained, still = forward_flops(cfg, spec)
+    return trained + still / 3
+
+
+def forward_flops(cfg: Config, spec: Spec) -> tuple[float, float]:
+    """Forward FLOPs per picture of what is trained, and of the first stage's copy."""
+    R, N, B, heads = spec.sets[cfg.cached], spec.sets[cfg.names], spec.global_batch, _heads(cfg)
+    face, name = heads["face"].flops(cfg.width), spec.towers["encoder_text"].embed
+    rows = N + cfg.null
+    both = R * face + rows * heads["name"].flops(name)
+    trained, still = both + 4 * B * R * rows * cfg.out, 0.0
+    if cfg.easy:
+        easy = N * cfg.samples
+        still = both + easy * face
+        # Matching, and both directions of matched names and of their faces to the easy faces.
+        trained += easy * face + 2 * N * R * cfg.out + 8 * B * N * easy * cfg.out
+    return float(trained), float(still)
+
+
 # -------------------------------------------------------------------------------- what it offers
 
 

@@ -27,6 +27,8 @@ ASSUMED_LENGTH = 77
 """Tokens of a text."""
 ASSUMED_FEATURE = 512
 """Width of the vectors that most face recognisers make."""
+ASSUMED_SET = 8
+"""Faces and names of a picture at most."""
 
 
 class _Asked(dict):
@@ -71,7 +73,8 @@ def facts(run: Run, told: Mapping[str, int]) -> Facts:
     Raises:
         UserError: a source that is here and cannot be opened.
     """
-    missing = [str(s["path"]) for s in run.data.sources if not os.path.exists(s.get("path", "/"))]
+    asked = [inner for outer in run.data.sources for inner in (outer, outer.get("source", {}))]
+    missing = [str(s["path"]) for s in asked if not os.path.exists(s.get("path", "/"))]
     if missing:
         return without_data(run, told, ", ".join(missing))
     mixture = open_sources(run.data.sources)
@@ -92,13 +95,16 @@ def _usual(run: Run) -> dict[str, Field]:
     """The fields of `data/records.py`; a class field's number of classes is asked for later."""
     encoder = run.towers["encoder"]
     rows, columns = encoder.module.tower(encoder.config).grid(run.data.size)
+    length = run.data.text.length if run.data.text else ASSUMED_LENGTH
     unknown = Field((), "int32", classes=1)
     return {
-        **dict.fromkeys(("identity", "expression", "clip", "frame"), unknown),
+        **dict.fromkeys(("identity", "expression", "clip", "frame", "target"), unknown),
         **dict.fromkeys(("regions", "generated"), Field((), "uint8")),
         "landmarks": Field((68, 2), "float32"),
         "caption": Field((), "str"),
-        "text": Field((run.data.text.length if run.data.text else ASSUMED_LENGTH,), "int32"),
+        "text": Field((length,), "int32"),
+        "faces": Field((ASSUMED_SET, ASSUMED_FEATURE), "float32", many=True),
+        "names": Field((ASSUMED_SET, length), "int32", many=True),
         "age": Field((), "float32"),
         "pose": Field((3,), "float32"),
         "feature": Field((ASSUMED_FEATURE,), "float32"),
@@ -134,7 +140,8 @@ def program(run: Run, known: Facts) -> tuple[state.Program, Params]:
         UserError: what the plug-ins or a frozen encoder that is here refuse.
     """
     names = {name: f.names for name, f in known.fields.items() if f.classes and f.names}
-    spec = session.spec_of(run, known.classes, known.attributes, names=names)
+    sets = {name: f.shape[0] for name, f in known.fields.items() if f.many}
+    spec = session.spec_of(run, known.classes, known.attributes, names=names, sets=sets)
     spec = dataclasses.replace(spec, tokenize=_stand_in_tokens(run))
     encoders, frozen = {}, {}
     for path in state.frozen_paths(run, spec):

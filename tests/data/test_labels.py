@@ -95,3 +95,12 @@ def test_attributes_written_as_zero_and_one_are_refused(tmp_path):
     table = labels.read_table(write(tmp_path / "x.csv", "file,Smiling\na,1\nb,0\n"))
     with pytest.raises(UserError, match="write -1 for no"):
         labels.attributes(table, ())
+
+
+def test_names_are_found_beneath_a_folder_but_never_in_another():
+    rows = labels.rows_by_name(["lfw/Ann/1.png", "lfw/Bo/1.png", "lfw/Bo/2.png", "Bo/2.png"])
+    assert rows["lfw/Ann/1.png"] == rows["Ann/1.png"] == 0
+    assert rows["Bo/1.png"] == 1
+    assert (rows["lfw/Bo/2.png"], rows["Bo/2.png"]) == (2, 3)
+    assert "1.png" not in rows
+    assert "Ann/2.png" not in rows

@@ -6,7 +6,7 @@ from PIL import Image
 
 from facejax.errors import UserError
 from facejax.evaluators import _pictures
-from facejax.evaluators._pictures import labels_of, open_pictures, rows_by_name
+from facejax.evaluators._pictures import labels_of, open_pictures
 
 SYNTHETIC = {"name": "synthetic", "n": 10, "identities": 3, "size": 16}
 
@@ -64,15 +64,6 @@ def test_classes_without_names_are_called_by_their_number():
         pictures.classes("identities", "key")
     with pytest.raises(UserError, match="no classes called 'age'"):
         pictures.classes("age", "key")
-
-
-def test_names_are_found_beneath_a_folder_but_never_in_another():
-    rows = rows_by_name(["lfw/Ann/1.png", "lfw/Bo/1.png", "lfw/Bo/2.png", "Bo/2.png"])
-    assert rows["lfw/Ann/1.png"] == rows["Ann/1.png"] == 0
-    assert rows["Bo/1.png"] == 1
-    assert (rows["lfw/Bo/2.png"], rows["Bo/2.png"]) == (2, 3)
-    assert "1.png" not in rows
-    assert "Ann/2.png" not in rows
 
 
 @pytest.mark.parametrize(

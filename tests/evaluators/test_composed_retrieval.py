@@ -136,3 +136,15 @@ def test_queries_that_do_not_fit_are_refused(cfg, tmp_path, row, told):
     path = write(tmp_path / "q.csv", [["reference", "text", "target", "subset"], row])
     with pytest.raises(UserError, match=told):
         composed_retrieval.prepare(replace(cfg, queries=path), 8)
+
+
+def test_a_source_may_tell_its_own_changes():
+    source = {"name": "synthetic", "n": 8, "identities": 2, "size": 16, "changes": True}
+    source |= {"move": {"glasses": (0, 1), "age": (20, 70)}, "hold": ("glasses",)}
+    cfg = composed_retrieval.Config(source=source, k=(1,), bootstrap=0)
+    data = composed_retrieval.prepare(cfg, 16)
+    assert data.reference.tolist() == [0, 2, 4, 6]
+    assert data.targets == ((1,), (3,), (5,), (7,))
+    assert "eyeglasses" in data.texts[0]
+    with pytest.raises(UserError, match="queries: source tells no changes"):
+        composed_retrieval.prepare(replace(cfg, source={"name": "synthetic", "n": 2}), 16)

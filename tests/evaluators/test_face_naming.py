@@ -121,11 +121,11 @@ def test_without_a_list_the_names_are_those_of_the_faces(cfg):
 
 def test_errors(cfg, tmp_path):
     (tmp_path / "names.csv").write_text("picture,name\nz,Ann\n")
-    (tmp_path / "bare.csv").write_text("a,Ann\n")
+    (tmp_path / "bare.csv").write_text("who\nAnn\n")
     for change, told in (
         ({"names": str(tmp_path / "names.csv")}, r"names.csv:2: no picture 'z'"),
-        ({"names": str(tmp_path / "bare.csv")}, "no columns"),
-        ({"names": "nowhere.csv"}, "no such file"),
+        ({"names": str(tmp_path / "bare.csv")}, "no column 'picture'"),
+        ({"names": "nowhere.csv"}, "No such file"),
         ({"template": "a photo"}, "write {} for the name"),
     ):
         with pytest.raises(UserError, match=told):

@@ -7,15 +7,16 @@ import jax.numpy as jnp
 import made_up
 import numpy as np
 import pytest
-from made_up import SPEC, B, Case, assert_gradient, assert_value, moved
+from made_up import BROAD, SPEC, B, Case, assert_gradient, assert_value, moved
 from numpy_heads import f64, softmax, unit
 from support import TEXT, asked, leaves, program_of, resolve, states_of
 
-from facejax.contracts import Ema, Pairs
+from facejax.contracts import Ema, Features, Pairs, Tower, TowerSpec
 from facejax.errors import UserError
 from facejax.objectives import flip
 from facejax.ops import negatives
 from facejax.ops.similarity import info_nce
+from facejax.plugins import load
 
 CONFIG = flip.Config.tiny()
 THERE = np.arange(B) != 3
@@ -166,6 +167,42 @@ def test_what_does_not_fit_is_refused():
     ctx = dataclasses.replace(ctx, apply=None)
     with pytest.raises(UserError, match=r"^config.micro_batch: hard negatives"):
         jax.eval_shape(lambda: flip.loss(CONFIG, *arguments, ctx))
+
+
+def test_flops_are_those_that_xla_counts(monkeypatch):
+    def fused(spec, tower, inputs, weights=None, outputs=("pooled",), context=None):
+        return Features(pooled=jnp.zeros((len(inputs["text"]), spec.towers[tower].embed)))
+
+    monkeypatch.setattr(made_up, "applied", fused)
+    wide = dataclasses.replace(BROAD.towers["encoder_text"], context=512)
+    spec = dataclasses.replace(BROAD, towers={**BROAD.towers, "encoder_text": wide})
+    # 512 columns are one chunk of a sweep, whose loop XLA counts once.
+    case = Case.of(flip, dataclasses.replace(CONFIG, out=2048, queue=504), spec)
+    # Each row of both queues is compared with zero once a batch, which eight images hardly share.
+    counted = made_up.counted_flops(case) - 2 * 2 * 504 * 2048 / B
+    np.testing.assert_allclose(sum(flip.forward_flops(case.config, spec)), counted, rtol=0.02)
+
+
+def test_flops_of_cross_attention_are_those_that_xla_counts():
+    options = {"width": 256, "depth": 2, "heads": 2, "vocab": 32, "length": 24, "end": 1}
+    module = load("encoder", "text", "")
+    config = module.Config(**options, context=96)
+    towers = {
+        "encoder": Tower(96, 96, 4, 1, size=16, depth=2),
+        "encoder_text": module.tower(config),
+    }
+    spec = dataclasses.replace(SPEC, towers=towers, tokenize=lambda texts: np.zeros((1, 24)))
+    params = jax.eval_shape(lambda: module.init(config, jax.random.key(0), TowerSpec())[0])
+    ids, tokens = jax.ShapeDtypeStruct((2, 24), jnp.int32), jax.ShapeDtypeStruct((2, 17, 96), float)
+
+    def count(*context):
+        def run(params, ids, *context):
+            shown = context[0] if context else None
+            return module.apply(config, params, {}, {"text": ids}, context=shown)[0].pooled
+
+        return jax.jit(run).lower(params, ids, *context).cost_analysis()["flops"] / 2
+
+    np.testing.assert_allclose(flip.cross_flops(spec), count(tokens) - count(), rtol=0.02)
 
 
 # ------------------------------------------------------------------------- through the step

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from made_up import SPEC, B, Case, assert_gradient, assert_value, maker, moved, tokenize
+from made_up import BROAD, SPEC, B, Case, assert_gradient, assert_value, maker, moved, tokenize
+from made_up_texts import LENGTH
 from numpy_heads import f64, mlp
 from support import TEXT, program_of, resolve
 
-from facejax.contracts import Draw, Ema
+from facejax.contracts import Draw, Ema, Features
 from facejax.errors import UserError
 from facejax.objectives import secla
 
@@ -248,3 +249,25 @@ def test_the_step_reads_both_sets():
     program = program_of(resolve({"secla": RUN}, encoder_text=TEXT))
     assert program.fields() == ("faces", "image", "names")
     assert {p.tower for p in program.forwards} == {"encoder_text"}
+
+
+def test_flops_are_those_that_xla_counts(tmp_path):
+    # Sets so large and features so wide that products of matrices are nearly all of the work.
+    sets = {"faces": 16, "names": 8}
+    spec = dataclasses.replace(BROAD, sets=sets, artifacts={"pool": str(tmp_path / "easy.npz")})
+    rng = np.random.default_rng(0)
+    faces = rng.normal(size=(6, 512)).astype(np.float32)
+    np.savez(tmp_path / "easy.npz", faces=faces, names=np.array(list("aabbcc")))
+    for options in ({}, {"easy": "pool", "samples": 2}):
+        case = case_of(spec, width=512, hidden=512, out=512, **options)
+        given = case.inputs()
+        batch = {
+            **given.batch,
+            "faces": jnp.zeros((B, 16, 512)),
+            "names": jnp.zeros((B, 8, LENGTH), jnp.int32),
+        }
+        named = {k: Features(pooled=jnp.zeros((B, 8, 512))) for k in given.feats}
+        given = dataclasses.replace(given, batch=batch, feats=named)
+        counted = jax.jit(case.loss).lower(given).cost_analysis()["flops"] / B
+        want = sum(secla.forward_flops(case.config, spec))
+        np.testing.assert_allclose(want, counted, rtol=0.02)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from facejax.data.sources._synthetic_factors import HAIR_COLOURS
+from facejax.data.sources._synthetic_factors import EXPRESSIONS, HAIR_COLOURS, PARAMS
 
 # Attribute -> how a caption says it. The phrases are distinct, and none is part of another.
 PHRASES = {
@@ -41,6 +41,19 @@ _OPENINGS = (
     "a close-up of a person with",
 )
 _PLAIN = ("a photo of a person", "a portrait of someone", "a picture of a face")
+
+# Parameter -> what it is called when it is moved up, and down; others are "more" and "less" of it.
+_MOVES = {
+    "age": ("older", "younger"),
+    "yaw": ("turned to the right", "turned to the left"),
+    "pitch": ("looking up", "looking down"),
+    "roll": ("leaning to the right", "leaning to the left"),
+    "melanin": ("with darker skin", "with paler skin"),
+    "hair_length": ("with longer hair", "with shorter hair"),
+    "exposure": ("in a brighter picture", "in a darker picture"),
+}
+_SHARES = {"bald": "bald", "glasses": "eyeglasses", "stripes": "striped_clothing"}
+_CHANGES = ("the same person {}", "now {}", "{}", "but {}")
 
 
 def attributes(p: dict[str, np.ndarray]) -> np.ndarray:
@@ -94,3 +107,21 @@ def caption(row: np.ndarray, number: int) -> str:
     phrases = phrases[turn:] + phrases[:turn]
     listed = " and ".join([", ".join(phrases[:-1]), phrases[-1]] if phrases[1:] else phrases)
     return f"{_OPENINGS[number % len(_OPENINGS)]} {listed}"
+
+
+def change(name: str, before: float, after: float, number: int) -> str:
+    """How a picture changes when its parameter `name` does.
+
+    Args:
+        number: of the picture; it picks the wording.
+    """
+    up, words = after > before, name.replace("_", " ")
+    if name == "expression":
+        what = f"with the expression of {EXPRESSIONS[int(after)]}"
+    elif name == "hair_colour":
+        what = f"with {PHRASES[f'{HAIR_COLOURS[int(after)]}_hair']}"
+    elif PARAMS[name].share:
+        what = f"{'with' if up else 'without'} {PHRASES[_SHARES.get(name, name)]}"
+    else:
+        what = _MOVES.get(name, (f"with more {words}", f"with less {words}"))[not up]
+    return _CHANGES[number % len(_CHANGES)].format(what)

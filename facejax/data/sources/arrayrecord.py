@@ -10,7 +10,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from facejax.data import packed
 from facejax.data.records import BadRecord, Record
-from facejax.data.sampling import read_identities
+from facejax.data.sampling import numbers_of
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class ArrayRecord:
     def identities(self) -> np.ndarray:
         """i32[N], -1 where unknown; of a set without a table of them, by reading its records."""
         table = self._folder / packed.IDENTITY
-        return np.load(table) if table.exists() else read_identities(self)
+        return np.load(table) if table.exists() else numbers_of(self, "identity")
 
     def read(self, indices: Sequence[int]) -> list[Record | BadRecord]:
         try:

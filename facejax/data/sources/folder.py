@@ -289,7 +289,10 @@ def _landmarks(cfg: Config, names: Sequence[str]):
 def _captions(cfg: Config, names: Sequence[str]):
     table = tables.read_captions(cfg.captions)
     rows = tables.match(table, names, cfg.missing)
-    return Field(dtype="str"), [tables.captions(row or ()) for row in rows]
+    told = [tables.captions(row or ()) for row in rows]
+    if not any(told):
+        raise UserError(cfg.captions, "no image has a caption with words", "fill in the captions")
+    return Field(dtype="str"), told
 
 
 def _companions(template: str, cfg: Config, names: Sequence[str], files: Files) -> list[str | None]:

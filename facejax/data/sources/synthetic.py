@@ -15,11 +15,16 @@ To move one parameter of one face, edit what `factors` returns:
     records = render_factors(values | {"yaw": np.array([20.0])}, cfg.size)
 
 With `move` the set does so by itself: of each face, one picture per parameter and level, in which
-all else is the face's own. The fields `face`, `factor` and `level` say which it is.
+all else is the face's own. The fields `face`, `factor` and `level` say which it is. With `changes`
+captions tell, of every picture but those of a parameter's last level, what leads to the next level;
+`generated` is that picture and `target` its record.
 
 With `clip` the set is short videos: records 2 * clip * c to 2 * clip * (c + 1) - 1 are two frames,
 one after the other, of a scene with `clip` people, each as a crop. Between the frames people move
 (`MOTION`); the background and the light are those of the scene, all else is the person's own.
+
+With `crowd` records are the faces of pictures of several people, one picture after the other; the
+fields `picture` and `name` say which it is and what the person is called, see `_synthetic_crowd`.
 
 With `attacks` a share of the pictures shows a presentation attack on a liveness check, made of the
 face that would have been there live; see `_synthetic_attacks`. Their field `attack` is the class.
@@ -32,6 +37,7 @@ import numpy as np
 
 from facejax.data.records import Field, Record
 from facejax.data.sources import _synthetic_attacks as presented
+from facejax.data.sources import _synthetic_crowd as crowded
 from facejax.data.sources import _synthetic_paint as paint
 from facejax.data.sources import _synthetic_shape as shape
 from facejax.data.sources import _synthetic_words as words
@@ -74,6 +80,10 @@ class Config:
         clip: people of a clip, or 0 for single pictures.
         move: parameter (`PARAMS`) -> levels that each face shows it at; none: faces as drawn. A
             face fills as many pictures, one after the other, as there are levels of all parameters.
+        changes: what captions of `move` tell: how to get from a picture to its face's next level,
+            in place of what is in it.
+        crowd: people of a picture of several at most, or 0 for single pictures.
+        strangers: share of the people of such pictures who have no name.
         attacks: presentation attacks that occur beside live faces, all as often; none: every
             picture is what it was without this option, and there is no field `attack`.
         live: share of live pictures, beside attacks.
@@ -90,6 +100,9 @@ class Config:
     clip: int = 0
     # A mapping has no hash; equality still compares it.
     move: Mapping[str, tuple[float, ...]] = field(default_factory=dict, hash=False)
+    changes: bool = False
+    crowd: int = 0
+    strangers: float = 0.2
     attacks: tuple[str, ...] = ()
     live: float = 0.5
     looks: str = "all"
@@ -129,6 +142,15 @@ class _Synthetic:
             self.fields["face"] = Field((), "int32", classes=faces)
             self.fields["factor"] = Field((), "int32", classes=len(names), names=names)
             self.fields["level"] = Field((), "int32", classes=levels)
+        if cfg.changes:
+            self.fields["generated"] = Field((), "uint8")
+            self.fields["target"] = Field((), "int32", classes=cfg.n)
+        if cfg.crowd:
+            pictures = int(_place(cfg, np.array([cfg.n - 1])).picture[0]) + 1
+            people = range(crowded.known(cfg.identities, cfg.strangers))
+            names = tuple(crowded.name(cfg.first_identity + p) for p in people)
+            self.fields["picture"] = Field((), "int32", classes=pictures)
+            self.fields["name"] = Field((), "int32", classes=len(names), names=names)
         if cfg.attacks:
             classes = presented.CLASSES
             self.fields["attack"] = Field((), "int32", classes=len(classes), names=classes)
@@ -155,6 +177,8 @@ class _Synthetic:
         if self.cfg.move:
             name, level = _moves(self.cfg)[index % _steps(self.cfg)]
             return f"person {person[0]}, picture {shot[0]}, {name} {self.cfg.move[name][level]:g}"
+        if self.cfg.crowd:
+            return f"picture {shot[0]}, face {_place(self.cfg, np.array([index])).face[0]}"
         if not self.cfg.clip:
             return f"person {person[0]}, picture {shot[0]}"
         return f"person {person[0]}, clip {shot[0]}, frame {_frame(self.cfg, index)}"
@@ -175,6 +199,15 @@ def open(cfg: Config) -> _Synthetic:
         raise UserError("clip", what, "use at most `identities`, or 0 for pictures")
     if cfg.clip and cfg.move:
         raise UserError("move", "clips move by themselves", "leave out clip or move")
+    if not 0 <= cfg.crowd <= cfg.identities:
+        what = f"{cfg.crowd} people of {cfg.identities}"
+        raise UserError("crowd", what, "use at most `identities`, or 0 for pictures")
+    if cfg.crowd and (cfg.clip or cfg.move):
+        raise UserError("crowd", "beside clips or moves", "leave out the others")
+    if cfg.changes and not cfg.move:
+        raise UserError("changes", "nothing moves", "set move")
+    if not (0 <= cfg.strangers <= 1 and crowded.known(cfg.identities, cfg.strangers)):
+        raise UserError("strangers", f"{cfg.strangers} leaves nobody with a name", "lower it")
     for name, levels in cfg.move.items():
         if len(levels) < 2:
             raise UserError(f"move.{name}", f"{len(levels)} levels", "give two or more")
@@ -210,12 +243,19 @@ def _moves(cfg: Config) -> list[tuple[str, int]]:
 
 def _who(cfg: Config, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Person and picture (or clip) numbers, i64[n] each, as if identity varied."""
+    if cfg.crowd:
+        place = _place(cfg, indices)
+        return cfg.first_identity + place.person, place.picture
     indices = indices // _steps(cfg)
     if cfg.clip:
         clip = indices // (2 * cfg.clip)
         person = (clip * cfg.clip + indices % cfg.clip) % cfg.identities
         return cfg.first_identity + person, clip
     return cfg.first_identity + indices % cfg.identities, indices // cfg.identities
+
+
+def _place(cfg: Config, indices: np.ndarray) -> crowded.Place:
+    return crowded.places(cfg.seed, cfg.crowd, cfg.identities, indices)
 
 
 def _frame(cfg: Config, indices: np.ndarray) -> np.ndarray:
@@ -287,8 +327,9 @@ def render_factors(values: Mapping[str, np.ndarray], size: int) -> dict[str, np.
 def render(cfg: Config, indices: Sequence[int]) -> dict[str, np.ndarray]:
     """Renders records: what `render_factors` returns, `identity` i64[n] and `caption` str[n].
 
-    With clips also `clip` and `frame`, with `move` `face`, `factor` and `level`, with attacks
-    `attack`, i64[n] each.
+    With clips also `clip` and `frame`, with `move` `face`, `factor` and `level`, with changes
+    `target`, -1 where there is none, and `generated` u8[n, size, size, 3], with a crowd `picture`
+    and `name`, -1 for strangers, with attacks `attack`, i64[n] each but pictures.
     """
     indices = np.asarray(indices, np.int64)
     columns = render_factors(factors(cfg, indices), cfg.size)
@@ -300,8 +341,19 @@ def render(cfg: Config, indices: Sequence[int]) -> dict[str, np.ndarray]:
         moved = [(list(cfg.move).index(name), level) for name, level in _moves(cfg)]
         factor, level = np.array(moved)[indices % _steps(cfg)].reshape(-1, 2).T
         columns |= {"face": indices // _steps(cfg), "factor": factor, "level": level}
+    if cfg.crowd:
+        named = crowded.known(cfg.identities, cfg.strangers)
+        columns |= {"picture": shots, "name": np.where(person < named, person, -1)}
     columns["identity"] = person if "identity" in _varies(cfg) else np.zeros_like(person)
     sentences = [words.caption(row, int(i)) for row, i in zip(columns["attributes"], indices)]
+    if cfg.changes:
+        last = [level + 1 == len(cfg.move[name]) for name, level in _moves(cfg)]
+        next_ = np.minimum(indices + 1, cfg.n - 1)
+        there = ~np.array(last)[indices % _steps(cfg)] & (next_ > indices)
+        after = render_factors(factors(cfg, next_), cfg.size)["image"]
+        columns["target"] = np.where(there, next_, -1)
+        columns["generated"] = np.where(there[:, None, None, None], after, columns["image"])
+        sentences = [_change(cfg, int(i)) if told else "" for i, told in zip(indices, there)]
     if cfg.attacks:
         drawn = presented.draw(cfg.seed, streams, shots, cfg.attacks, cfg.live, cfg.looks)
         columns["attack"] = drawn["attack"]
@@ -310,6 +362,13 @@ def render(cfg: Config, indices: Sequence[int]) -> dict[str, np.ndarray]:
         sentences = [presented.caption(int(kind), int(i), text) for kind, i, text in told]
     columns["caption"] = np.array(sentences, dtype=np.str_)
     return columns
+
+
+def _change(cfg: Config, index: int) -> str:
+    """What leads from a picture to its face's next level."""
+    name, level = _moves(cfg)[index % _steps(cfg)]
+    levels = cfg.move[name]
+    return words.change(name, levels[level], levels[level + 1], index // _steps(cfg))
 
 
 def five_points(landmarks: np.ndarray) -> np.ndarray:

@@ -214,13 +214,16 @@ def _facts_of_timm(name: str) -> Facts:
     )
 
 
-def check_facts(facts: Facts, legal: Facts, data: Any, where: str = WHERE) -> list[str]:
+def check_facts(
+    facts: Facts, legal: Facts, data: Any, where: str = WHERE, tower: str = "encoder"
+) -> list[str]:
     """Refuses weights that would be used otherwise than they were made.
 
     Args:
         facts: of the file.
         legal: of our encoder; its `kind` is a list of names with spaces between.
         data: `config.data` of the run.
+        tower: key of the encoder in the config.
 
     Returns:
         Notes about what differs and only costs some training.
@@ -234,7 +237,7 @@ def check_facts(facts: Facts, legal: Facts, data: Any, where: str = WHERE) -> li
     if facts.activation and facts.activation.lower() != legal.activation:
         wrong.append(f"its activation is {facts.activation}, ours is {legal.activation}")
     if facts.heads and facts.heads != legal.heads:
-        wrong.append(f"it has {facts.heads} attention heads, config.encoder has {legal.heads}")
+        wrong.append(f"it has {facts.heads} attention heads, config.{tower} has {legal.heads}")
     if facts.rope_base and legal.rope_base and facts.rope_base != legal.rope_base:
         wrong.append(f"its rotary base is {facts.rope_base}, ours is {legal.rope_base}")
     if facts.color:
@@ -252,7 +255,7 @@ def check_facts(facts: Facts, legal: Facts, data: Any, where: str = WHERE) -> li
                 f"{tuple(mean)} and {tuple(std)}"
             )
     if facts.eps and facts.eps != legal.eps:
-        remedy = "config.encoder.norm_eps takes it"
+        remedy = f"config.{tower}.{'norm_eps' if tower == 'encoder' else 'eps'} takes it"
         notes.append(f"eps of the norms: {facts.eps} there, {legal.eps} here; {remedy}")
     if facts.align and facts.align != data.align:
         notes.append(f"alignment: '{facts.align}' there, '{data.align}' here")

@@ -97,6 +97,13 @@ def test_several_captions_of_an_image(cfg, tmp_path):
     assert records[5].reason.startswith("the caption is not UTF-8")
 
 
+def test_captions_without_any_words_are_refused(cfg, tmp_path):
+    path = tmp_path / "captions.csv"
+    path.write_text("file,caption\n" + "".join(f'{i}.jpg,"  "\n' for i in range(6)))
+    with pytest.raises(UserError, match=r"captions\.csv: no image has a caption with words"):
+        changed(cfg, captions=str(path))
+
+
 def test_captions_in_a_parquet_file(cfg, tmp_path, monkeypatch):
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
