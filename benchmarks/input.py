@@ -43,7 +43,7 @@ from facejax.data.pipeline import batches
 from facejax.data.sources import synthetic
 
 BATCH, WARM, FILES, QUALITY = 256, 4, 2048, 92
-WORKERS = {"ceiling": (os.cpu_count(),), "packed": (1, 2, 4), "folder": (1, 2, 4)}
+WORKERS = {"ceiling": (os.cpu_count(),), "packed": (1, 2, 3, 4), "folder": (1, 2, 3, 4)}
 WORKERS |= {"grain": (1, 2, 4), "torch": (0, 1, 2, 4)}
 Side = Callable[[int], Iterator[np.ndarray]]  # workers -> batches without an end
 

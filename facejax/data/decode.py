@@ -42,7 +42,11 @@ def fit(height: int, width: int, crop: float = 1.0) -> Box:
 
 
 def decode(
-    record: Record | BadRecord, size: int, crop: float = 1.0, fields: Container[str] = ()
+    record: Record | BadRecord,
+    size: int,
+    crop: float = 1.0,
+    fields: Container[str] = (),
+    into: np.ndarray | None = None,
 ) -> Record | BadRecord:
     """Decodes and fits one record.
 
@@ -51,6 +55,8 @@ def decode(
         size: side of the result in pixels.
         crop: share of the largest centred square that is kept.
         fields: names of the fields wanted beside `image`; the others are dropped.
+        into: u8[size, size, 3], which becomes the image where a JPEG needs no fitting: neither a
+            copy nor memory of its own. Whatever it holds otherwise means nothing.
 
     Returns:
         The record with `image` and `generated` u8[size, size, 3] RGB, `regions` u8[size, size] and
@@ -60,9 +66,10 @@ def decode(
         return record
     out = {name: value for name, value in record.items() if name in fields}
     try:
-        image, height, width = _image(record["image"], math.ceil(size / crop))
+        room = into if crop == 1.0 else None
+        image, height, width = _image(record["image"], math.ceil(size / crop), room)
         box = fit(height, width, crop)
-        out["image"] = _resize(image, height, width, box, size)
+        out["image"] = into if image is into else _resize(image, height, width, box, size)
         if "generated" in out:
             twin, *sides = _image(out["generated"], math.ceil(size / crop))
             out["generated"] = _resize(twin, *sides, fit(*sides, crop), size)
@@ -115,14 +122,22 @@ def encode_png(regions: np.ndarray) -> bytes:
     return out.getvalue()
 
 
-def _image(data: bytes | np.ndarray, least: int) -> tuple[np.ndarray, int, int]:
-    """u8[h, w, 3] RGB, maybe shrunken while decoding (not below `least`), and the stored sides."""
+def _image(
+    data: bytes | np.ndarray, least: int, room: np.ndarray | None = None
+) -> tuple[np.ndarray, int, int]:
+    """u8[h, w, 3] RGB, maybe shrunken while decoding (not below `least`), and the stored sides.
+
+    It is `room`, if a JPEG has just this shape.
+    """
     if isinstance(data, np.ndarray):
         return data, *data.shape[:2]
     if simplejpeg is not None and data[:2] == b"\xff\xd8":
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         if colours in ("RGB", "YCbCr", "Gray"):
             # strict: a truncated file raises instead of coming out half grey
+            if room is not None and room.shape[:2] == (height, width):
+                simplejpeg.decode_jpeg(data, "RGB", buffer=room, strict=True)
+                return room, height, width
             pixels = simplejpeg.decode_jpeg(
                 data, "RGB", min_height=least, min_width=least, min_factor=2, strict=True
             )

@@ -120,7 +120,10 @@ def _row_shape(name: str, field: Field, size: int) -> tuple[int, ...]:
 
 
 def collate(
-    records: Sequence[Record | None], fields: Mapping[str, Field], size: int
+    records: Sequence[Record | None],
+    fields: Mapping[str, Field],
+    size: int,
+    images: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Batches decoded records.
 
@@ -128,15 +131,21 @@ def collate(
         records: with `image` u8[size, size, 3]; None makes a row of zeros and sentinels.
         fields: what the batch holds beside `image`.
         size: side of the images and region maps.
+        images: u8[B, size, size, 3], which becomes `image`; the image of record b may be row b of
+            it already.
 
     Returns:
         `image` u8[B, size, size, 3]; for each field its array [B, ...] and `has_<field>` bool[B],
         for a set `count_<field>` i32[B] too; text is an object array of str and stays on the host.
     """
-    arrays = {"image": np.zeros((len(records), size, size, 3), np.uint8)}
-    for row, record in enumerate(records):
-        if record is not None:
-            arrays["image"][row] = record["image"]
+    if images is None:
+        images = np.empty((len(records), size, size, 3), np.uint8)
+    for place, record in zip(images, records, strict=True):
+        if record is None:
+            place[:] = 0
+        elif record["image"].ctypes.data != place.ctypes.data:
+            place[:] = record["image"]
+    arrays = {"image": images}
     for name, field in fields.items():
         text = field.dtype == "str"
         sentinel = "" if text else -1 if field.classes else 0

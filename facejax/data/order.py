@@ -6,9 +6,9 @@ seed and the position alone, not on processes, threads or restarts.
 
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import grain
 import numpy as np
@@ -65,34 +65,41 @@ def make_order(
         return _ByIdentity(mixture, seed, sampler, blocked)
     parts = []
     for start, entry in zip(mixture.starts, mixture.entries):
-        part = grain.MapDataset.range(start, start + len(entry.source))
+        length = len(entry.source)
         key = zlib.crc32(f"{seed}/{entry.label}".encode())
-        if group > len(part):
-            what = f"{entry.label} has {len(part)} records, fewer than a group of {group}"
+        if group > length:
+            what = f"{entry.label} has {length} records, fewer than a group of {group}"
             raise UserError("config.data.group", what, "make it smaller")
-        parts.append(_shuffled(part, key, group) if sampler == "shuffle" else part.repeat())
+        order = _shuffled(length, key, group) if sampler == "shuffle" else _repeated(length)
+        parts.append(lambda i, start=start, order=order: start + order(i))
     return _Plain(mixture, seed, _mixed(parts, mixture.weights), blocked)
 
 
-def _mixed(parts: list[grain.MapDataset], weights) -> grain.MapDataset:
-    return parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=weights)
+At = Callable[[int], Any]
+"""What stands at a position of a sequence without end."""
 
 
-def _shuffled(part: grain.MapDataset, seed: int, group: int = 1) -> grain.MapDataset:
-    """`part` without end, in another order each time round; groups of records stay together."""
-    length = len(part)
+def _mixed(parts: list[At], weights) -> At:
+    if len(parts) == 1:  # a call costs a tenth of what grain's datasets do
+        return parts[0]
+    endless = grain.MapDataset.range(sys.maxsize)
+    return grain.MapDataset.mix([endless.map(part) for part in parts], weights=weights).__getitem__
+
+
+def _repeated(length: int) -> At:
+    return lambda i: i % length
+
+
+def _shuffled(length: int, seed: int, group: int = 1) -> At:
+    """The numbers below `length` in another order each time round; groups of them stay together."""
     if group > 1:
-        units = _shuffled(grain.MapDataset.range(length // group), seed)
-        return grain.MapDataset.range(sys.maxsize).map(
-            lambda i: part[units[i // group] * group + i % group]
-        )
+        units = _shuffled(length // group, seed)
+        return lambda i: units(i // group) * group + i % group
     if length >= 2**16:
-        return part.shuffle(seed=seed).repeat()
+        return grain.MapDataset.range(length).shuffle(seed=seed).repeat().__getitem__
     # Grain permutes 2**16 numbers at least and walks on until one is within the length: 2.5 ms
     # per record of a source of twenty. A table per epoch takes microseconds.
-    return grain.MapDataset.range(sys.maxsize).map(
-        lambda i: part[int(_permutation(seed, i // length, length)[i % length])]
-    )
+    return lambda i: int(_permutation(seed, i // length, length)[i % length])
 
 
 @lru_cache(maxsize=64)
@@ -106,12 +113,12 @@ class _Plain:
 
     notes = ()
 
-    def __init__(self, mixture: Mixture, seed: int, numbers: grain.MapDataset, blocked: np.ndarray):
+    def __init__(self, mixture: Mixture, seed: int, numbers: At, blocked: np.ndarray):
         self._mixture, self._seed, self._numbers = mixture, seed, numbers
         self._blocked = frozenset(blocked.tolist())
 
     def __getitem__(self, position: int) -> int:
-        number = int(self._numbers[position])
+        number = int(self._numbers(position))
         tries = 0
         while number in self._blocked:
             tries += 1
@@ -157,15 +164,13 @@ class _ByIdentity:
             raise UserError("config.data.sampler.people", what, f"give {there} or fewer")
         weighted = all(e.weight is not None for e in mixture.entries)
         weights = mixture.weights if weighted else [len(g) / there for g in self._groups]
-        endless = grain.MapDataset.range(sys.maxsize)
-        self._units = _mixed(
-            [endless.map(lambda n, s=s: (s, n)) for s in range(len(self._groups))], weights
-        )
+        each = [lambda n, s=s: (s, n) for s in range(len(self._groups))]
+        self._units = _mixed(each, weights)
 
     def _find(self, position: int) -> tuple[int, int, int]:
         """Source, number of the group within it, and row within the group."""
         unit, row = divmod(position, self._images)
-        source, number = self._units[unit]
+        source, number = self._units(unit)
         return int(source), int(number), row
 
     def __getitem__(self, position: int) -> int:

@@ -137,10 +137,12 @@ def sequential(
 
     def load(number: int) -> Rows:
         ids = order[number * batch : (number + 1) * batch]
-        found = [decode(r, size, crop, wanted) for r in source.read(ids.tolist())]
+        images = np.empty((batch, size, size, 3), np.uint8)
+        read = zip(source.read(ids.tolist()), images)
+        found = [decode(record, size, crop, wanted, place) for record, place in read]
         good = [None if isinstance(r, BadRecord) else r for r in found]
         good += [None] * (batch - len(good))
-        arrays = collate(good, wanted, size)
+        arrays = collate(good, wanted, size, images)
         arrays["valid"] = np.array([r is not None for r in good])
         bad = [
             (int(i), source.name(int(i)), r.reason)
@@ -179,7 +181,9 @@ class _Loader:
 
     def load(self, step: int, positions: list[int]) -> HostBatch:
         ids = [self.mixture.locate(self.order[position]) for position in positions]
-        records = self._decoded(ids)
+        images = np.empty((len(ids), self.size, self.size, 3), np.uint8)
+        # What is kept for later batches needs memory of its own.
+        records = self._decoded(ids, images if self.cache is None else None)
         bad: dict[Id, Rejection] = {}
         for row, position in enumerate(positions):
             wanted, met, spares = ids[row], 0, None
@@ -193,7 +197,7 @@ class _Loader:
                     raise TrainingFailed(label, what, f"first: {bad[wanted][2]} ({bad[wanted][1]})")
                 ids[row] = self.mixture.locate(spare)
                 records[row] = self._decoded([ids[row]])[0]
-        arrays = collate(records, self.fields, self.size)
+        arrays = collate(records, self.fields, self.size, images)
         labels = self.mixture.labels
         cut = self.texts.put(arrays, positions) if self.texts else 0
         return HostBatch(step, arrays, [(labels[s], i) for s, i in ids], list(bad.values()), cut)
@@ -203,13 +207,18 @@ class _Loader:
         name = self.mixture.sources[source].name(number)
         return self.mixture.labels[source], number, name, record.reason
 
-    def _decoded(self, ids: Sequence[Id]) -> list[Record | BadRecord]:
+    def _decoded(
+        self, ids: Sequence[Id], images: np.ndarray | None = None
+    ) -> list[Record | BadRecord]:
+        """Decodes, the image of row b into `images[b]` where that can be."""
+        places = {} if images is None else dict(zip(ids, images))
         kept = self.cache if self.cache is not None else {}
         found = {at: kept.get(at) or self.broken.get(at) for at in ids}
         for position, entry in enumerate(self.mixture.entries):
             need = [i for (s, i), record in found.items() if s == position and record is None]
             for number, record in zip(need, self._read(entry, need)):
-                found[position, number] = self._decode(position, entry, record)
+                at = position, number
+                found[at] = self._decode(position, entry, record, places.get(at))
         for at, record in found.items():
             if isinstance(record, BadRecord):
                 self.broken[at] = record
@@ -223,8 +232,10 @@ class _Loader:
         with self.reading.of(entry.label, entry.source, indices) as noted:
             return entry.source.read(noted)
 
-    def _decode(self, position: int, entry: Entry, record) -> Record | BadRecord:
-        record = decode(record, self.size, entry.crop, self.fields)
+    def _decode(
+        self, position: int, entry: Entry, record, place: np.ndarray | None
+    ) -> Record | BadRecord:
+        record = decode(record, self.size, entry.crop, self.fields, place)
         if isinstance(record, BadRecord):
             return record
         convert = self.mixture.union.convert[position]

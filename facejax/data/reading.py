@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from facejax.data.records import Source
+
 
 class Reading:
     """Notes, for each thread, the record that it asked a source for last.
@@ -14,15 +16,15 @@ class Reading:
     """
 
     def __init__(self):
-        self._now: dict[int, tuple[str, int, str, float]] = {}
+        self._now: dict[int, tuple[str, Source, int, float]] = {}
 
     @contextmanager
-    def of(self, label: str, source, indices: Sequence[int]) -> Iterator[Sequence[int]]:
+    def of(self, label: str, source: Source, indices: Sequence[int]) -> Iterator[Sequence[int]]:
         """Gives `indices` to read in their stead; each is noted as it is taken."""
         thread = threading.get_ident()
 
         def note(index: int) -> None:
-            self._now[thread] = label, index, source.name(index), time.monotonic()
+            self._now[thread] = label, source, index, time.monotonic()
 
         try:
             yield _Noted(indices, note)
@@ -34,9 +36,19 @@ class Reading:
         reading = sorted(self._now.copy().values(), key=lambda noted: noted[3])
         if not reading:
             return ""
-        label, index, name, since = reading[0]
+        label, source, index, since = reading[0]
         waited = time.monotonic() - since
-        return f"source '{label}' has been reading record {index} ({name}) for {waited:.0f} s"
+        name = _name_within(1.0, source, index)
+        return f"source '{label}' has been reading record {index}{name} for {waited:.0f} s"
+
+
+def _name_within(seconds: float, source: Source, index: int) -> str:
+    """What a person calls the record, if the source, which may hang here too, says so in time."""
+    found: list[str] = []
+    ask = threading.Thread(target=lambda: found.append(source.name(index)), daemon=True)
+    ask.start()
+    ask.join(seconds)
+    return f" ({found[0]})" if found else ""
 
 
 class _Noted(list):

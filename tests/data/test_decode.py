@@ -139,3 +139,18 @@ def test_crop_keeps_the_centre():
     image[10:30, 10:30] = 200
     assert decode({"image": image}, 20, 0.5)["image"].min() == 200
     assert decode({"image": image}, 20, 1.0)["image"].min() == 0
+
+
+def test_an_image_that_needs_no_fitting_is_decoded_in_place():
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    data, room = encode_jpeg(picture, 95), np.zeros((16, 16, 3), np.uint8)
+    alone = decode({"image": data}, 16)["image"]
+    assert decode({"image": data}, 16, into=room)["image"] is room
+    np.testing.assert_array_equal(room, alone)
+    for size, crop in ((8, 1.0), (16, 0.5)):
+        other = np.zeros((size, size, 3), np.uint8)
+        fitted = decode({"image": data}, size, crop, into=other)["image"]
+        np.testing.assert_array_equal(fitted, decode({"image": data}, size, crop)["image"])
+        assert not np.shares_memory(fitted, other)
+    cut = decode({"image": data[: len(data) // 2]}, 16, into=room)
+    assert isinstance(cut, BadRecord)
