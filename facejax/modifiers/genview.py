@@ -1,6 +1,6 @@
 """GenView: views of which one is a generated image, each pair weighted by its quality.
 
-Source: Li et al. 2024, arXiv:2403.09003, and xiaojieli0903/genview. A pair is good where the two
+Source: Li et al. 2024, arXiv:2403.12003, and xiaojieli0903/genview. A pair is good where the two
 views show the same foreground before different backgrounds. With patch features F [N, D] of a view
 by a fixed encoder, their first principal component scaled to [0, 1] per view is a foreground map A,
 and
