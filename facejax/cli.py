@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from facejax import allocator
+from facejax import allocator, compiled
 from facejax.errors import UserError, nearest
 
 
@@ -19,6 +19,7 @@ def main(
     bug and shows its traceback.
     """
     allocator.settle()
+    compiled.keep()
     try:
         status = run(sys.argv[1:]) or 0
     except UserError as error:
