@@ -8,6 +8,7 @@ u8[256, size, size, 3] in a shuffled order:
     ceiling   simplejpeg alone over bytes in memory, in as many threads as there are cores: nothing
               is read, fitted or batched (shrunk while decoding where the files are much larger)
     packed    facejax, from the shards of `facejax.pack`
+    processes the same in processes instead of threads (`config.data.processes`)
     folder    facejax, from the files
     grain     grain's MapDataset with Pillow, a record at a time, then `batch`
     torch     torch's DataLoader with Pillow, `draft` allowed
@@ -36,6 +37,7 @@ from PIL import Image
 
 from benchmarks.environment import environment
 from facejax import allocator, pack
+from facejax.data import workers
 from facejax.data.decode import encode_jpeg
 from facejax.data.mixture import open_sources
 from facejax.data.order import make_order
@@ -43,7 +45,9 @@ from facejax.data.pipeline import batches
 from facejax.data.sources import synthetic
 
 BATCH, WARM, FILES, QUALITY = 256, 4, 2048, 92
+ENDLESS = 10**6  # steps
 WORKERS = {"ceiling": (os.cpu_count(),), "packed": (1, 2, 3, 4), "folder": (1, 2, 3, 4)}
+WORKERS |= {"processes": (1, 2, 3)}
 WORKERS |= {"grain": (1, 2, 4), "torch": (0, 1, 2, 4)}
 Side = Callable[[int], Iterator[np.ndarray]]  # workers -> batches without an end
 
@@ -96,9 +100,16 @@ def ours(source: dict, size: int, workers: int) -> Iterator[np.ndarray]:
         size=size,
         global_batch=BATCH,
         rows=np.arange(BATCH),
-        steps=10**6,
+        steps=ENDLESS,
         workers=workers,
     )
+    return (batch.arrays["image"] for batch in found)
+
+
+def by_processes(source: dict, size: int, processes: int) -> Iterator[np.ndarray]:
+    recipe = workers.Recipe((source,), 0, size, BATCH, np.arange(BATCH))
+    shared = {"start": 0, "steps": ENDLESS, "processes": processes}
+    found = workers.batches(recipe, open_sources((source,)), **shared)
     return (batch.arrays["image"] for batch in found)
 
 
@@ -191,6 +202,7 @@ def sides(folder: Path, side: int, size: int) -> tuple[dict[str, Side], list[Pat
     return {
         "ceiling": functools.partial(ceiling, paths, size),
         "packed": functools.partial(ours, packed, size),
+        "processes": functools.partial(by_processes, packed, size),
         "folder": functools.partial(ours, {"name": "folder", **files}, size),
         "grain": functools.partial(by_grain, paths, size),
         "torch": functools.partial(by_torch, paths, size),
@@ -239,11 +251,11 @@ def main() -> None:
         every, paths = sides(Path(folder), args.side, args.size)
         rows = measure(every, args.rounds, args.images)
         apart = pixel_difference(paths, args.size)
-    print(f"{'':8s} workers  images/s  to torch           to the ceiling")
+    print(f"{'':9s} workers  images/s  to torch           to the ceiling")
     for name, row in rows.items():
         speed = statistics.median(row["images_per_s"])
         ratios = f"{spread(row['to_torch'])}  {spread(row['to_ceiling'])}"
-        print(f"{name:8s} {row['workers']:7d}  {speed:8,.0f}  {ratios}")
+        print(f"{name:9s} {row['workers']:7d}  {speed:8,.0f}  {ratios}")
     print(
         f"pixels of torch and ours: {apart['mean']:.3f} apart in the mean, {apart['max']} at most"
     )

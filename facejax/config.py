@@ -117,6 +117,8 @@ class Data:
             it may change when a run is resumed, and other rows stay as they were.
         text: captions as the batch field `text`, or None.
         workers: threads that read and decode.
+        processes: processes that do so in the threads' place, for many cores: threads share
+            Python's lock. Each opens the sources itself; 0 for threads.
         cache: "none", or "decoded" to keep decoded images in host memory.
     """
 
@@ -130,6 +132,7 @@ class Data:
     blocklist: str | None = None
     text: Text | None = None
     workers: int = 2
+    processes: int = 0
     cache: Literal["none", "decoded"] = "none"
 
 
@@ -387,6 +390,9 @@ def _check(run: Run) -> None:
         raise UserError("config.encoder", "missing", "add a section with a `name`")
     if not run.objectives:
         raise UserError("config.objective", "no objective with a weight", "add a section")
+    if run.data.processes < 0 or (run.data.processes and run.data.cache != "none"):
+        what = f"{run.data.processes} with cache '{run.data.cache}'"
+        raise UserError("config.data.processes", what, "give 0 with a cache, or several without")
     if not run.data.sources:
         raise UserError("config.data.sources", "no source", "add a dict with a `name`")
     if run.log_every < 1 or run.checkpoint.every_steps < 1 or run.checkpoint.keep < 1:

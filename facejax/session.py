@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
+import numpy as np
 
 import facejax
 from facejax import checkpoint, config, evaluate, mesh, model, profiling, starting, state, tokenizer
@@ -31,7 +32,7 @@ MAY_CHANGE = {
     *("max_nonfinite", "hang_seconds", "mesh", "checkpoint", "eval", "profile", "report"),
     *("export", "init_from"),
 }
-DATA_MAY_CHANGE = {"workers", "cache", "blocklist"}
+DATA_MAY_CHANGE = {"workers", "processes", "cache", "blocklist"}
 PLUGIN_MAY_CHANGE = {"remat", "scan", "attention"}  # how it is computed, not what
 
 
@@ -47,6 +48,7 @@ class Session:
     workdir: Path
     mixture: Mixture
     order: Order
+    blocked: np.ndarray
     evaluations: list[evaluate.Evaluation]
     program: state.Program
     frozen: Params
@@ -91,6 +93,7 @@ def prepare(run: Run, workdir: Path) -> Session:
         workdir=workdir,
         mixture=mixture,
         order=make_order(mixture, run.seed, run.data.sampler, run.data.group, blocked),
+        blocked=blocked,
         evaluations=evaluations,
         program=program,
         frozen=jax.device_put(

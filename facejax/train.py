@@ -17,7 +17,7 @@ import jax
 
 from facejax import cli, command_line, config, evaluate, mesh, model, processes, report, state
 from facejax.books import Books
-from facejax.data import pipeline
+from facejax.data import pipeline, workers
 from facejax.data.reading import Reading
 from facejax.errors import TrainingFailed
 from facejax.export._run import export_run
@@ -144,19 +144,24 @@ def _failures(session: Session):
 def read_batches(session: Session, start: int, reading: Reading) -> Iterator[pipeline.HostBatch]:
     """Batches for the steps after `start`; batch n depends on (seed, n) alone."""
     run = session.run
+    data, rows = run.data, mesh.local_rows(session.mesh, run.global_batch)
+    shared = {"size": data.size, "global_batch": run.global_batch, "texts": session.texts}
+    shared |= {"fields": session.program.fields(), "rows": rows}
+    if data.processes:
+        order = {"sampler": data.sampler, "group": data.group, "blocked": session.blocked}
+        recipe = workers.Recipe(workers.plain(data.sources), run.seed, **shared, **order)
+        count = data.processes
+        ahead = {"start": start, "steps": run.steps, "processes": count, "reading": reading}
+        return workers.batches(recipe, session.mixture, **ahead)
     return pipeline.batches(
         session.mixture,
         session.order,
-        size=run.data.size,
-        global_batch=run.global_batch,
-        fields=session.program.fields(),
+        **shared,
         start=start,
         steps=run.steps,
-        rows=mesh.local_rows(session.mesh, run.global_batch),
-        workers=run.data.workers,
-        cache=run.data.cache,
+        workers=data.workers,
+        cache=data.cache,
         reading=reading,
-        texts=session.texts,
     )
 
 

@@ -9,7 +9,7 @@ A broken record is replaced by the next good one of the order's spares, so ids s
 (seed, n) and the data.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal, NamedTuple
@@ -98,15 +98,48 @@ def batches(
         UserError: at once, for a field that the mixture does not give.
         TrainingFailed: from the iterator, if a source has no good record in 1000.
     """
+    load = loader_of(
+        mixture,
+        order,
+        size=size,
+        global_batch=global_batch,
+        rows=rows,
+        fields=fields,
+        cache=cache,
+        reading=reading,
+        texts=texts,
+    )
+    return _ahead(load, start, steps, workers)
+
+
+def loader_of(
+    mixture: Mixture,
+    order: Order,
+    *,
+    size: int,
+    global_batch: int,
+    rows: np.ndarray,
+    fields: Sequence[str] = (),
+    cache: Literal["none", "decoded"] = "none",
+    reading: Reading | None = None,
+    texts: Texts | None = None,
+) -> Callable[..., HostBatch]:
+    """What reads and decodes a global batch of its number, see `batches`.
+
+    It may be given u8[B, size, size, 3] as well, in which the batch's images are then made.
+
+    Raises:
+        UserError: a field that the mixture does not give.
+    """
     kept = {} if cache == "decoded" else None
     wanted = mixture.select(read_for(fields))
     tokenize = texts if tokenized(fields) else None
     loader = _Loader(mixture, order, size, wanted, kept, reading or Reading(), tokenize)
 
-    def load(step: int) -> HostBatch:
-        return loader.load(step, [step * global_batch + int(row) for row in rows])
+    def load(step: int, images: np.ndarray | None = None) -> HostBatch:
+        return loader.load(step, [step * global_batch + int(row) for row in rows], images)
 
-    return _ahead(load, start, steps, workers)
+    return load
 
 
 def sequential(
@@ -179,9 +212,10 @@ class _Loader:
     texts: Texts | None = None
     broken: dict[Id, BadRecord] = field(default_factory=dict)
 
-    def load(self, step: int, positions: list[int]) -> HostBatch:
+    def load(self, step: int, positions: list[int], images: np.ndarray | None = None) -> HostBatch:
         ids = [self.mixture.locate(self.order[position]) for position in positions]
-        images = np.empty((len(ids), self.size, self.size, 3), np.uint8)
+        if images is None:
+            images = np.empty((len(ids), self.size, self.size, 3), np.uint8)
         # What is kept for later batches needs memory of its own.
         records = self._decoded(ids, images if self.cache is None else None)
         bad: dict[Id, Rejection] = {}

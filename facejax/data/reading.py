@@ -2,10 +2,13 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from facejax.data.records import Source
+
+Now = tuple[str, Source, int, float]
+"""Label of a source, the source, the record, and since when (`time.monotonic`)."""
 
 
 class Reading:
@@ -16,7 +19,20 @@ class Reading:
     """
 
     def __init__(self):
-        self._now: dict[int, tuple[str, Source, int, float]] = {}
+        self._now: dict[int, Now] = {}
+        self._elsewhere: list[Callable[[], Now | None]] = []
+
+    def watch(self, ask: Callable[[], Now | None]) -> None:
+        """Asks, too, what another process is reading."""
+        self._elsewhere.append(ask)
+
+    def put(self, thread: int, label: str, source: Source, index: int) -> None:
+        """Notes the record that a thread is reading."""
+        self._now[thread] = label, source, index, time.monotonic()
+
+    def drop(self, thread: int) -> None:
+        """Notes that it has ended."""
+        self._now.pop(thread, None)
 
     @contextmanager
     def of(self, label: str, source: Source, indices: Sequence[int]) -> Iterator[Sequence[int]]:
@@ -24,16 +40,17 @@ class Reading:
         thread = threading.get_ident()
 
         def note(index: int) -> None:
-            self._now[thread] = label, source, index, time.monotonic()
+            self.put(thread, label, source, index)
 
         try:
             yield _Noted(indices, note)
         finally:
-            self._now.pop(thread, None)
+            self.drop(thread)
 
     def describe(self) -> str:
         """The record that has been read for longest, in words; "" if none is being read."""
-        reading = sorted(self._now.copy().values(), key=lambda noted: noted[3])
+        elsewhere = (found for ask in self._elsewhere if (found := ask()))
+        reading = sorted([*self._now.copy().values(), *elsewhere], key=lambda noted: noted[3])
         if not reading:
             return ""
         label, source, index, since = reading[0]
