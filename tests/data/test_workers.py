@@ -1,9 +1,11 @@
 """Processes give the batches that threads give, and say what went wrong in them."""
 
+import gc
 import os
 import signal
 import time
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -51,6 +53,24 @@ def test_processes_give_what_threads_give(tmp_path):
             np.testing.assert_array_equal(values, b.arrays[name])
     bad, met = ({row[:3] for batch in side for row in batch.bad} for side in (found, wanted))
     assert bad == met == {("folder", 3, "03.png"), ("folder", 8, "08.png")}
+
+
+def test_memory_is_given_back_once_jax_has_done_with_it(tmp_path):
+    made = recipe(folder(tmp_path / "faces", 9))
+    found = workers.batches(made, open_sources(made.sources), start=0, steps=99, processes=1)
+    batch = next(found)
+    (worker,) = found.gi_frame.f_locals["made"]
+    placed, wanted = jax.device_put(batch.arrays["image"]), batch.arrays["image"].copy()
+    del batch
+    gc.collect()
+    assert worker._free.empty()
+    for _ in range(5):  # others are made meanwhile, in other memory
+        next(found)
+    np.testing.assert_array_equal(placed, wanted)
+    del placed
+    gc.collect()
+    assert not worker._free.empty()
+    found.close()
 
 
 def test_a_process_that_cannot_go_on_says_why(tmp_path):
