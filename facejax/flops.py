@@ -49,8 +49,8 @@ def _of_objective(program: Program, objective: Objective) -> float:
     for key, times in getattr(module, "applied", lambda *_: {})(config, spec).items():
         tower = program.run.towers[key]
         total += times * tower.module.flops(tower.config, None, None)
-    if hasattr(module, "negatives"):
-        count, width = module.negatives(config, spec)
+    if hasattr(module, "queued"):
+        count, width = module.queued(config, spec)
         counted = [m for m in objective.modifiers.values() if hasattr(m.module, "flops")]
         total += sum(m.module.flops(m.config, spec, width, count) for m in counted)
     return total

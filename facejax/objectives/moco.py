@@ -125,6 +125,6 @@ def flops(cfg: Config, spec: Spec) -> float:
     return head * (1 + cfg.keys / 3) + 2 * cfg.queue * cfg.out
 
 
-def negatives(cfg: Config, spec: Spec) -> tuple[int, int]:
+def queued(cfg: Config, spec: Spec) -> tuple[int, int]:
     """Number and width of what each image's one anchor meets."""
     return cfg.queue, cfg.out
