@@ -232,6 +232,7 @@ def test_objective_preview_is_columns_of_images(objective):
         assert np.isfinite(images).all()
 
 
+@pytest.mark.slow
 def test_states_of_all_objectives_survive_a_checkpoint_on_another_mesh(tmp_path):
     section, left = {}, plugins.names("modifier")
     for name in plugins.names("objective"):

@@ -35,6 +35,7 @@ def test_the_encoder_alone_computes_more():
     assert p.replaces
 
 
+@pytest.mark.slow
 def test_the_share_is_of_both_ratios(tmp_path, capsys):
     benchmark.main([f"--out={tmp_path}", *OPTIONS])
     (row,) = map(json.loads, (tmp_path / "masking.jsonl").read_text().splitlines())

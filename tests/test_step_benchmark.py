@@ -48,6 +48,7 @@ def test_both_sides_have_the_same_encoder(task):
     assert count == sum(p.numel() for p in theirs.parameters() if p.requires_grad)
 
 
+@pytest.mark.slow
 def test_a_row_is_measured_once(tmp_path, monkeypatch, capsys):
     options = ["--tasks=embed", "--size=32", "--batch=8", "--pairs=1", "--seconds=0.01"]
     monkeypatch.setattr(sys, "argv", ["step", f"--out={tmp_path}", *options])

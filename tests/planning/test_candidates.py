@@ -96,6 +96,7 @@ def test_advice_goes_by_the_measure_of_the_compiler_the_fastest_that_fits_first(
     assert rest == sorted(rest)
 
 
+@pytest.mark.slow
 def test_changes_are_combined_where_one_is_not_enough():
     # Activations and moments that weigh about the same.
     plan = planner(global_batch=512, encoder={**VALUES["encoder"], "depth": 4})
