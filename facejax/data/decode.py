@@ -17,7 +17,7 @@ from collections.abc import Container
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from facejax.data.records import BadRecord, Record
 
@@ -75,6 +75,8 @@ def decode(
             out["generated"] = _resize(twin, *sides, fit(*sides, crop), size)
         if "regions" in out:
             out["regions"] = _resize_nearest(region_map(out["regions"]), crop, size)
+    except UnidentifiedImageError:  # whose words hold an address in memory
+        return BadRecord("no format that Pillow knows")
     except Exception as error:  # Pillow's plug-ins raise nearly anything on broken data
         return BadRecord(f"{type(error).__name__}: {error}".strip(": "))
     if "landmarks" in out:
