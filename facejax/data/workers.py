@@ -212,9 +212,9 @@ class _Noting(Reading):
 def work(take: BinaryIO, give: BinaryIO) -> None:
     """The life of a process: a job and free slots come in, batches go out."""
     job: _Job = pickle.load(take)
-    recipe, slots = job.recipe, _Slots(job.recipe, job.memory)
+    slots = _Slots(job.recipe, job.memory)
     try:
-        for batch in _made(job, recipe, slots, take):
+        for batch in _made(job, slots, take):
             pickle.dump(batch, give, pickle.HIGHEST_PROTOCOL)
             give.flush()
     except UserError as error:
@@ -222,7 +222,8 @@ def work(take: BinaryIO, give: BinaryIO) -> None:
         give.flush()
 
 
-def _made(job: _Job, recipe: Recipe, slots: _Slots, take: BinaryIO) -> Iterator[HostBatch]:
+def _made(job: _Job, slots: _Slots, take: BinaryIO) -> Iterator[HostBatch]:
+    recipe = job.recipe
     mixture = open_sources(recipe.sources)
     order = make_order(mixture, recipe.seed, recipe.sampler, recipe.group, recipe.blocked)
     load = loader_of(
