@@ -41,7 +41,7 @@ from facejax.data import workers
 from facejax.data.decode import encode_jpeg
 from facejax.data.mixture import open_sources
 from facejax.data.order import make_order
-from facejax.data.pipeline import batches
+from facejax.data.pipeline import BatchSpec, batches
 from facejax.data.sources import synthetic
 
 BATCH, WARM, FILES, QUALITY = 256, 4, 2048, 92
@@ -94,20 +94,13 @@ def _lists() -> Iterator[list[int]]:
 
 def ours(source: dict, size: int, workers: int) -> Iterator[np.ndarray]:
     mixture = open_sources((source,))
-    found = batches(
-        mixture,
-        make_order(mixture, 0),
-        size=size,
-        global_batch=BATCH,
-        rows=np.arange(BATCH),
-        steps=ENDLESS,
-        workers=workers,
-    )
+    wanted = BatchSpec(size, BATCH, np.arange(BATCH))
+    found = batches(mixture, make_order(mixture, 0), wanted, steps=ENDLESS, workers=workers)
     return (batch.arrays["image"] for batch in found)
 
 
 def by_processes(source: dict, size: int, processes: int) -> Iterator[np.ndarray]:
-    recipe = workers.Recipe((source,), 0, size, BATCH, np.arange(BATCH))
+    recipe = workers.Recipe((source,), BatchSpec(size, BATCH, np.arange(BATCH)), 0)
     shared = {"start": 0, "steps": ENDLESS, "processes": processes}
     found = workers.batches(recipe, open_sources((source,)), **shared)
     return (batch.arrays["image"] for batch in found)
@@ -186,8 +179,8 @@ def pixel_difference(paths: list[Path], size: int) -> dict[str, float]:
     source = {"name": "folder", "path": str(paths[0].parent), "identity": "none"}
     mixture = open_sources((source,))
     order = make_order(mixture, 0, "sequential")
-    options = {"size": size, "global_batch": BATCH, "rows": np.arange(BATCH), "steps": 1}
-    own = next(batches(mixture, order, workers=0, **options)).arrays["image"]
+    wanted = BatchSpec(size, BATCH, np.arange(BATCH))
+    own = next(batches(mixture, order, wanted, workers=0, steps=1)).arrays["image"]
     theirs = np.stack([by_pillow(path, size) for path in paths[:BATCH]])
     apart = np.abs(own.astype(int) - theirs)
     return {"mean": float(apart.mean()), "max": int(apart.max())}

@@ -17,22 +17,8 @@ from configs import common
 
 
 def get_config(folder: str = "../shared/data") -> ConfigDict:
-    config = ConfigDict()
-    config.epochs = 12.0
-    config.global_batch = 256
-
-    config.encoder = ConfigDict(
-        {"name": "vit", "width": 128, "depth": 4, "heads": 4, "patch": 8, "pool": "mean"}
-    )
-    config.objective = ConfigDict()
+    config = common.vit_tiny(folder)
+    config.encoder.patch = 8
     config.objective.mae = ConfigDict({"decoder_depth": 2})
     config.objective.adversarial_prior = ConfigDict({"weight": 0.01})
-
-    config.data = ConfigDict({"size": 64, "cache": "decoded"})
-    config.data.sources = common.faces(folder)
-
-    config.optimizer = ConfigDict({"name": "adamw", "base_lr": 1e-3})
-    config.checkpoint = ConfigDict({"every_steps": 250, "keep": 1})
-
-    config.eval = common.lfw(folder)
     return config

@@ -17,29 +17,8 @@ from configs import common
 
 
 def get_config(folder: str = "../shared/data") -> ConfigDict:
-    config = ConfigDict()
-    config.epochs = 12.0
-    config.global_batch = 256
-
-    config.encoder = ConfigDict(
-        {
-            "name": "vit",
-            "width": 128,
-            "depth": 4,
-            "heads": 4,
-            "patch": 8,
-            "pool": "mean",
-            "drop_path": 0.1,
-            "layer_scale": 0.1,
-        }
-    )
-    config.objective = ConfigDict({"beit": ConfigDict({"vocabulary": 512})})
-
-    config.data = ConfigDict({"size": 64, "cache": "decoded"})
-    config.data.sources = common.faces(folder)
-
-    config.optimizer = ConfigDict({"name": "adamw", "base_lr": 1e-3, "b2": 0.999, "clip": 3.0})
-    config.checkpoint = ConfigDict({"every_steps": 250, "keep": 1})
-
-    config.eval = common.lfw(folder)
+    config = common.vit_tiny(folder)
+    config.encoder.update({"patch": 8, "drop_path": 0.1, "layer_scale": 0.1})
+    config.objective.beit = ConfigDict({"vocabulary": 512})
+    config.optimizer.update({"b2": 0.999, "clip": 3.0})
     return config

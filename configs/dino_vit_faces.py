@@ -17,27 +17,14 @@ from configs import common
 
 
 def get_config(folder: str = "../shared/data") -> ConfigDict:
-    config = ConfigDict()
-    config.seed = 0
-    config.epochs = 100.0
-    config.global_batch = 256
-    config.dtype = "bfloat16"
-
-    config.encoder = ConfigDict({"name": "vit", "variant": "S", "patch": 16, "pool": "class"})
-    config.objective = ConfigDict()
+    config = common.vit_small(folder)
+    config.encoder.pool = "class"
     teacher_tau = {"kind": "constant", "start": 0.07, "warmup": 0.3, "warmup_start": 0.04}
     config.objective.dino = ConfigDict(
         {"prototypes": 4096, "teacher_tau": teacher_tau, "frozen": 0.01}
     )
 
-    config.data = ConfigDict({"size": 112, "cache": "decoded"})
-    config.data.sources = common.faces(folder)
-
     config.optimizer = ConfigDict({"name": "adamw", "base_lr": 5e-4, "clip": 3.0})
     config.optimizer.schedule = ConfigDict({"kind": "cosine", "warmup": 0.1, "end": 0.002})
     config.optimizer.weight_decay = ConfigDict({"kind": "cosine", "start": 0.04, "end": 0.4})
-    config.checkpoint = ConfigDict({"every_steps": 500, "keep": 1})
-    config.export = ("timm",)
-
-    config.eval = common.lfw(folder)
     return config

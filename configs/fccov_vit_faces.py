@@ -18,28 +18,7 @@ from configs import common
 
 
 def get_config(folder: str = "../shared/data") -> ConfigDict:
-    config = ConfigDict()
-    config.epochs = 12.0
-    config.global_batch = 256
-
-    config.encoder = ConfigDict(
-        {"name": "vit", "width": 128, "depth": 4, "heads": 4, "patch": 16, "pool": "mean"}
-    )
-    config.objective = ConfigDict(
-        {"fccov": ConfigDict({"field": "attributes", "distance": "hamming"})}
-    )
-
-    config.data = ConfigDict({"size": 64, "cache": "decoded"})
-    config.data.sources = (
-        {
-            "name": "folder",
-            "path": f"{folder}/celeba_dev.zip",
-            "labels": f"{folder}/celeba_dev_attr.csv",
-        },
-    )
-
-    config.optimizer = ConfigDict({"name": "adamw", "base_lr": 1e-3})
-    config.checkpoint = ConfigDict({"every_steps": 250, "keep": 1})
-
-    config.eval = common.lfw(folder)
+    config = common.vit_tiny(folder)
+    config.objective.fccov = ConfigDict({"field": "attributes", "distance": "hamming"})
+    config.data.sources = common.described(folder)
     return config

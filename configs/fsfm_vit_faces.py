@@ -18,36 +18,9 @@ from configs import common
 
 
 def get_config(folder: str = "../shared/data") -> ConfigDict:
-    config = ConfigDict()
-    config.epochs = 12.0
-    config.global_batch = 256
-
-    config.encoder = ConfigDict(
-        {"name": "vit", "width": 128, "depth": 4, "heads": 4, "patch": 8, "pool": "class"}
-    )
-    config.objective = ConfigDict()
+    config = common.vit_tiny(folder)
+    config.encoder.update({"patch": 8, "pool": "class"})
     config.objective.fsfm = ConfigDict({"decoder_depth": 2, "hidden": 512, "out": 128})
-
-    config.data = ConfigDict({"size": 64, "cache": "decoded"})
-    config.data.sources = (
-        {"name": "folder", "path": f"{folder}/celeba_dev.zip"},
-        {
-            "name": "folder",
-            "path": f"{folder}/celebamask256_dev.zip",
-            "images": "images/*.jpg",
-            "regions": "masks/{stem}.png",
-            "region_labels": "celebamask",
-        },
-        {
-            "name": "folder",
-            "path": f"{folder}/helen256_dev.zip",
-            "landmarks": f"{folder}/helen256_dev_68.csv",
-            "regions": "landmarks",
-        },
-    )
-
-    config.optimizer = ConfigDict({"name": "adamw", "base_lr": 1e-3, "clip": 1.0})
-    config.checkpoint = ConfigDict({"every_steps": 250, "keep": 1})
-
-    config.eval = common.lfw(folder)
+    config.data.sources = common.faces_with_regions(folder)
+    config.optimizer.clip = 1.0
     return config

@@ -17,27 +17,6 @@ from configs import common
 
 
 def get_config(folder: str = "../shared/data") -> ConfigDict:
-    config = ConfigDict()
-    config.epochs = 12.0
-    config.global_batch = 256
-
-    config.encoder = ConfigDict(
-        {"name": "vit", "width": 128, "depth": 4, "heads": 4, "patch": 16, "pool": "mean"}
-    )
-    config.objective = ConfigDict({"gemini": ConfigDict({"stride": 4})})
-
-    config.data = ConfigDict({"size": 64, "cache": "decoded"})
-    config.data.sources = tuple(
-        {"name": "folder", "path": f"{folder}/{name}", "images": images}
-        for name, images in (
-            ("celeba_dev.zip", "*.jpg"),
-            ("celebamask256_dev.zip", "images/*.jpg"),
-            ("helen256_dev.zip", "*.jpg"),
-        )
-    )
-
-    config.optimizer = ConfigDict({"name": "adamw", "base_lr": 1e-3})
-    config.checkpoint = ConfigDict({"every_steps": 250, "keep": 1})
-
-    config.eval = common.lfw(folder)
+    config = common.vit_tiny(folder)
+    config.objective.gemini = ConfigDict({"stride": 4})
     return config

@@ -17,39 +17,11 @@ from configs import common
 
 
 def get_config(folder: str = "../shared/data") -> ConfigDict:
-    config = ConfigDict()
-    config.epochs = 12.0
-    config.global_batch = 256
-
-    config.encoder = ConfigDict(
-        {
-            "name": "vit",
-            "width": 128,
-            "depth": 4,
-            "heads": 4,
-            "patch": 8,
-            "pool": "class",
-            "drop_path": 0.1,
-        }
-    )
-    config.objective = ConfigDict()
+    config = common.vit_tiny(folder)
+    config.encoder.update({"patch": 8, "pool": "class", "drop_path": 0.1})
     config.objective.ibot = ConfigDict(
         {"local_crops": 2, "prototypes": 1024, "hidden": 512, "bottleneck": 128}
     )
-
-    config.data = ConfigDict({"size": 64, "cache": "decoded"})
-    config.data.sources = common.faces(folder)
-
-    config.optimizer = ConfigDict(
-        {
-            "name": "adamw",
-            "base_lr": 5e-4,
-            "b2": 0.999,
-            "weight_decay": {"kind": "cosine", "start": 0.04, "end": 0.4},
-            "clip": 3.0,
-        }
-    )
-    config.checkpoint = ConfigDict({"every_steps": 250, "keep": 1})
-
-    config.eval = common.lfw(folder)
+    config.optimizer.update({"base_lr": 5e-4, "b2": 0.999, "clip": 3.0})
+    config.optimizer.weight_decay = ConfigDict({"kind": "cosine", "start": 0.04, "end": 0.4})
     return config

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from facejax.contracts import Features, Output, Params
+from facejax.errors import UserError
 from facejax.layers import dense
 from facejax.ops import rows
 
@@ -141,3 +143,47 @@ class SqueezeExcite(nn.Module):
         hidden = nn.relu(dense(C // self.reduction, dtype=self.dtype, name="fc1")(pooled))
         gate = nn.sigmoid(dense(C, dtype=self.dtype, name="fc2")(hidden).astype(wide))
         return x * gate[:, None, None].astype(x.dtype)
+
+
+def check_size(size: int | None) -> None:
+    """Refuses a side in pixels that four halvings don't divide.
+
+    Raises:
+        UserError: it is no multiple of 16.
+    """
+    if size is not None and size % 16:
+        raise UserError(
+            "encoder.size", f"images of {size} px", "give a multiple of 16, such as 112"
+        )
+
+
+def encode(
+    net: nn.Module,
+    size: int,
+    params: Params,
+    stats: Params,
+    image: jax.Array,
+    train: bool,
+    outputs: tuple[Output, ...],
+) -> tuple[Features, Params]:
+    """What an encoder whose last layers know the size of the map makes of images.
+
+    Args:
+        net: (image, train) -> its outputs by name.
+        size: side of the images in pixels.
+        image: f32[B, size, size, 3].
+        train: normalise by the statistics of the batch, and return the running ones moved on.
+
+    Raises:
+        UserError: images of another size.
+    """
+    if image.shape[1] != size:
+        what = f"a view of {image.shape[1]} px, but the head of this encoder is made for {size}"
+        raise UserError("encoder.size", what, "give all views this size, or use the encoder 'vit'")
+    variables = {"params": params, "stats": stats}
+    if train:
+        found, changed = net.apply(variables, image, True, mutable=["stats"])
+        stats = changed["stats"]
+    else:
+        found = net.apply(variables, image, False)
+    return Features(**{name: found[name] for name in outputs}), stats

@@ -145,24 +145,15 @@ def read_batches(session: Session, start: int, reading: Reading) -> Iterator[pip
     """Batches for the steps after `start`; batch n depends on (seed, n) alone."""
     run = session.run
     data, rows = run.data, mesh.local_rows(session.mesh, run.global_batch)
-    shared = {"size": data.size, "global_batch": run.global_batch, "texts": session.texts}
-    shared |= {"fields": session.program.fields(), "rows": rows}
+    fields = session.program.fields()
+    wanted = pipeline.BatchSpec(data.size, run.global_batch, rows, fields, session.texts)
+    ahead = {"start": start, "steps": run.steps, "reading": reading}
     if data.processes:
-        order = {"sampler": data.sampler, "group": data.group, "blocked": session.blocked}
-        recipe = workers.Recipe(workers.plain(data.sources), run.seed, **shared, **order)
-        count = data.processes
-        ahead = {"start": start, "steps": run.steps, "processes": count, "reading": reading}
-        return workers.batches(recipe, session.mixture, **ahead)
-    return pipeline.batches(
-        session.mixture,
-        session.order,
-        **shared,
-        start=start,
-        steps=run.steps,
-        workers=data.workers,
-        cache=data.cache,
-        reading=reading,
-    )
+        order = (run.seed, data.sampler, data.group, session.blocked)
+        recipe = workers.Recipe(workers.plain(data.sources), wanted, *order)
+        return workers.batches(recipe, session.mixture, processes=data.processes, **ahead)
+    threads = {"workers": data.workers, "cache": data.cache}
+    return pipeline.batches(session.mixture, session.order, wanted, **threads, **ahead)
 
 
 def _evaluated(session: Session, label: str, step: int) -> bool:

@@ -66,63 +66,58 @@ class Rows(NamedTuple):
     bad: list[tuple[int, str, str]]
 
 
+@dataclass(frozen=True)
+class BatchSpec:
+    """What a process wants of each global batch.
+
+    Attributes:
+        size: side of the images in pixels.
+        global_batch: rows of a batch over all processes.
+        rows: the rows, of range(global_batch), that this process needs.
+        fields: names of the fields wanted beside `image`.
+        texts: makes the field `text`, where it is wanted, of captions.
+    """
+
+    size: int
+    global_batch: int
+    rows: np.ndarray
+    fields: Sequence[str] = ()
+    texts: Texts | None = None
+
+
 def batches(
     mixture: Mixture,
     order: Order,
+    wanted: BatchSpec,
     *,
-    size: int,
-    global_batch: int,
-    rows: np.ndarray,
-    fields: Sequence[str] = (),
     start: int = 0,
     steps: int,
     workers: int = 2,
     cache: Literal["none", "decoded"] = "none",
     reading: Reading | None = None,
-    texts: Texts | None = None,
 ) -> Iterator[HostBatch]:
     """Reads and decodes global batches start, start + 1, ..., steps - 1, ahead of their use.
 
     Args:
         order: which record stands where.
-        size: side of the images in pixels.
-        global_batch: rows of a batch over all processes.
-        rows: the rows, of range(global_batch), that this process needs.
-        fields: names of the fields wanted beside `image`.
+        wanted: what of each batch.
         workers: threads, each loading a batch at a time; 0 loads when asked.
         cache: "decoded" keeps every decoded record in memory from its first use on.
         reading: notes what is being read.
-        texts: makes the field `text`, where it is wanted, of captions.
 
     Raises:
         UserError: at once, for a field that the mixture does not give.
         TrainingFailed: from the iterator, if a source has no good record in 1000.
     """
-    load = loader_of(
-        mixture,
-        order,
-        size=size,
-        global_batch=global_batch,
-        rows=rows,
-        fields=fields,
-        cache=cache,
-        reading=reading,
-        texts=texts,
-    )
-    return _ahead(load, start, steps, workers)
+    return _ahead(loader_of(mixture, order, wanted, cache, reading), start, steps, workers)
 
 
 def loader_of(
     mixture: Mixture,
     order: Order,
-    *,
-    size: int,
-    global_batch: int,
-    rows: np.ndarray,
-    fields: Sequence[str] = (),
+    wanted: BatchSpec,
     cache: Literal["none", "decoded"] = "none",
     reading: Reading | None = None,
-    texts: Texts | None = None,
 ) -> Callable[..., HostBatch]:
     """What reads and decodes a global batch of its number, see `batches`.
 
@@ -132,12 +127,13 @@ def loader_of(
         UserError: a field that the mixture does not give.
     """
     kept = {} if cache == "decoded" else None
-    wanted = mixture.select(read_for(fields))
-    tokenize = texts if tokenized(fields) else None
-    loader = _Loader(mixture, order, size, wanted, kept, reading or Reading(), tokenize)
+    fields = mixture.select(read_for(wanted.fields))
+    texts = wanted.texts if tokenized(wanted.fields) else None
+    loader = _Loader(mixture, order, wanted.size, fields, kept, reading or Reading(), texts)
 
     def load(step: int, images: np.ndarray | None = None) -> HostBatch:
-        return loader.load(step, [step * global_batch + int(row) for row in rows], images)
+        numbers = [step * wanted.global_batch + int(row) for row in wanted.rows]
+        return loader.load(step, numbers, images)
 
     return load
 

@@ -21,6 +21,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -29,10 +30,9 @@ import numpy as np
 
 from facejax.data.mixture import Mixture, open_sources
 from facejax.data.order import NONE, make_order
-from facejax.data.pipeline import HostBatch, loader_of
+from facejax.data.pipeline import BatchSpec, HostBatch, loader_of
 from facejax.data.reading import Reading
 from facejax.data.sampling import Sampler
-from facejax.data.texts import Texts
 from facejax.errors import TrainingFailed, UserError
 
 SLOTS = 3
@@ -46,15 +46,11 @@ class Recipe:
     """What makes a batch of its number, as `pipeline.batches` and `order.make_order` take it."""
 
     sources: tuple[Mapping[str, Any], ...]
+    wanted: BatchSpec
     seed: int
-    size: int
-    global_batch: int
-    rows: np.ndarray
-    fields: tuple[str, ...] = ()
     sampler: Literal["shuffle", "sequential"] | Sampler = "shuffle"
     group: int = 1
     blocked: np.ndarray = field(default_factory=NONE.copy)
-    texts: Texts | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +105,7 @@ class _Worker:
         self._where, self._mixture = f"data process {number}", mixture
         shared = Path("/dev/shm")
         with tempfile.TemporaryFile(dir=shared if shared.is_dir() else None) as file:
-            self._slots = _Slots(recipe, file.fileno())
+            self._slots = _Slots(recipe.wanted, file.fileno())
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "facejax.data.workers"],
                 stdin=subprocess.PIPE,
@@ -122,12 +118,12 @@ class _Worker:
             self._send(_Job(recipe, steps, file.fileno()), *range(SLOTS))
 
     def _send(self, *values: Any) -> None:
-        try:
+        with suppress(
+            BrokenPipeError
+        ):  # it has ended, which is told when its next batch is missing
             for value in values:
                 pickle.dump(value, self._process.stdin)
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it has ended, which is told when its next batch is missing
 
     def next(self) -> HostBatch:
         """Waits for its next batch."""
@@ -167,7 +163,8 @@ class _Worker:
         return entry.label, entry.source, int(index), since
 
     def close(self) -> None:
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):  # it has ended, and never took what it was sent last
+            self._process.stdin.close()
         self._process.kill()
         self._process.wait()
         self._process.stdout.close()
@@ -176,10 +173,10 @@ class _Worker:
 class _Slots:
     """Shared memory: a note of what is being read, then the pictures of each slot."""
 
-    def __init__(self, recipe: Recipe, file: int):
-        shape = (len(recipe.rows), recipe.size, recipe.size)
+    def __init__(self, wanted: BatchSpec, file: int):
+        shape = (len(wanted.rows), wanted.size, wanted.size)
         shapes = {"image": (*shape, 3), "generated": (*shape, 3), "regions": shape}
-        self._shapes = {k: s for k, s in shapes.items() if k in ("image", *recipe.fields)}
+        self._shapes = {k: s for k, s in shapes.items() if k in ("image", *wanted.fields)}
         self._size = sum(math.prod(s) for s in self._shapes.values())
         if os.fstat(file).st_size == 0:
             os.truncate(file, NOTE + SLOTS * self._size)
@@ -212,7 +209,7 @@ class _Noting(Reading):
 def work(take: BinaryIO, give: BinaryIO) -> None:
     """The life of a process: a job and free slots come in, batches go out."""
     job: _Job = pickle.load(take)
-    slots = _Slots(job.recipe, job.memory)
+    slots = _Slots(job.recipe.wanted, job.memory)
     try:
         for batch in _made(job, slots, take):
             pickle.dump(batch, give, pickle.HIGHEST_PROTOCOL)
@@ -226,16 +223,7 @@ def _made(job: _Job, slots: _Slots, take: BinaryIO) -> Iterator[HostBatch]:
     recipe = job.recipe
     mixture = open_sources(recipe.sources)
     order = make_order(mixture, recipe.seed, recipe.sampler, recipe.group, recipe.blocked)
-    load = loader_of(
-        mixture,
-        order,
-        size=recipe.size,
-        global_batch=recipe.global_batch,
-        rows=recipe.rows,
-        fields=recipe.fields,
-        reading=_Noting(mixture, slots.note),
-        texts=recipe.texts,
-    )
+    load = loader_of(mixture, order, recipe.wanted, reading=_Noting(mixture, slots.note))
     for step in job.steps:
         try:
             slot = pickle.load(take)

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from facejax.contracts import Draw, Drawn, Features, Output, Params, Tower, TowerSpec
-from facejax.convolutions import PReLU, RunningBatchNorm, conv, conv_flops
+from facejax.convolutions import PReLU, RunningBatchNorm, check_size, conv, conv_flops, encode
 from facejax.errors import UserError
 from facejax.layers import Remat, dense, remat_policy
 
@@ -57,9 +57,7 @@ class Config:
     remat: Remat = "none"
 
     def __post_init__(self):
-        if self.size is not None and self.size % 16:
-            what = f"images of {self.size} px"
-            raise UserError("encoder.size", what, "give a multiple of 16, such as 112")
+        check_size(self.size)
         if min(self.blocks) < 1:
             raise UserError("encoder.blocks", f"{self.blocks}", "give one or more of each")
         if self.hidden % 2 or self.width % (self.hidden // 2):
@@ -132,17 +130,7 @@ def apply(
     """
     if mask is not None or context is not None or cond is not None:
         raise ValueError("mobilefacenet takes neither mask, context nor cond")
-    image = inputs["image"]
-    if image.shape[1] != cfg.size:
-        what = f"a view of {image.shape[1]} px, but the head of this encoder is made for {cfg.size}"
-        raise UserError("encoder.size", what, "give all views this size, or use the encoder 'vit'")
-    variables = {"params": params, "stats": stats}
-    if train:
-        found, changed = _Net(cfg).apply(variables, image, True, mutable=["stats"])
-        stats = changed["stats"]
-    else:
-        found = _Net(cfg).apply(variables, image, False)
-    return Features(**{name: found[name] for name in outputs}), stats
+    return encode(_Net(cfg), cfg.size, params, stats, inputs["image"], train, outputs)
 
 
 def flops(cfg: Config, size: int | None = None, keep: int | None = None) -> float:

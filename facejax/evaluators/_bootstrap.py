@@ -50,6 +50,58 @@ def paired_interval(
     return difference, *_percentiles(draws)
 
 
+def subset(items: Items, which: np.ndarray) -> dict[str, np.ndarray]:
+    """The units that bool[units] names."""
+    return {name: values[which] for name, values in items.items()}
+
+
+def scores(
+    items: Items, statistics: Mapping[str, Statistic], n: int, seed: int
+) -> dict[str, float]:
+    """Values of statistics by name, with `<name>_low` and `<name>_high` unless n is 0.
+
+    Args:
+        items: of units that count; `subjects` is the person of each.
+        statistics: by name.
+        n, seed: draws, see `paired_interval`.
+    """
+    ones = np.ones((1, len(items["subjects"])))
+    values = {name: float(statistic(items, ones)[0]) for name, statistic in statistics.items()}
+    return values | bounds(items, statistics, n, seed)
+
+
+def bounds(
+    items: Items, statistics: Mapping[str, Statistic], n: int, seed: int
+) -> dict[str, float]:
+    """As `scores`, without the values."""
+    found = {}
+    for name, statistic in statistics.items() if n else ():
+        _, low, high = interval(items, items["subjects"], statistic, n, seed)
+        found |= {f"{name}_low": low, f"{name}_high": high}
+    return found
+
+
+def differences(
+    a: Items, b: Items, statistics: Mapping[str, Statistic], n: int, seed: int
+) -> dict[str, Interval]:
+    """Statistics of `a` minus those of `b` over the units that are `valid` in both.
+
+    Args:
+        a, b: of the same units, with `valid` bool[units] and a's `subjects`.
+        statistics: by name.
+        n, seed: draws, see `paired_interval`.
+
+    Returns:
+        name -> (difference, low, high), the 95 % interval.
+    """
+    both = a["valid"] & b["valid"]
+    sides, subjects = (subset(a, both), subset(b, both)), a["subjects"][both]
+    return {
+        name: paired_interval(*sides, subjects, statistic, n, seed)
+        for name, statistic in statistics.items()
+    }
+
+
 def weighted_mean(name: str) -> Statistic:
     """The statistic "mean of items[name] over the units where it is not NaN"."""
 

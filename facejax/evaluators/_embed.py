@@ -45,12 +45,33 @@ def embed_pictures(
         usable.append(finite[real])
     usable = np.concatenate(usable)
     if not usable.any():
-        raise UserError(
-            pictures.where,
-            f"none of {len(rows)} pictures gave a finite embedding",
-            "check that the pictures open and that the encoder's output is finite",
-        )
+        raise unusable(pictures, f"none of {len(rows)} pictures gave a finite embedding")
     return np.concatenate(found), usable
+
+
+def unusable(pictures: Pictures, what: str) -> UserError:
+    """The error of an evaluation that too many pictures failed for."""
+    remedy = "check that the pictures open and that the encoder's output is finite"
+    return UserError(pictures.where, what, remedy)
+
+
+def drawn(
+    embeddings: np.ndarray,
+    people: np.ndarray,
+    usable: np.ndarray,
+    labels: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """`embeddings` and `labels` of a Result: the rows that the report's map shows, see `map_rows`.
+
+    Args:
+        embeddings: [N, D].
+        people: [N], person of each row.
+        usable: bool[N].
+        labels: [N], what to call them; None: `people`.
+    """
+    rows = map_rows(people, usable)
+    shown = people if labels is None else labels
+    return {"embeddings": embeddings[rows].astype(np.float32), "labels": shown[rows]}
 
 
 def map_rows(people: np.ndarray, usable: np.ndarray) -> np.ndarray:

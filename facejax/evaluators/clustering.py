@@ -20,7 +20,7 @@ import numpy as np
 
 from facejax.errors import UserError
 from facejax.evaluators import Embed, Result, _bootstrap, _metrics, _options
-from facejax.evaluators._embed import Flip, embed_pictures, map_rows
+from facejax.evaluators._embed import Flip, drawn, embed_pictures, unusable
 from facejax.evaluators._hashing import hash_share
 from facejax.evaluators._pictures import Pictures, labels_of, open_pictures
 from facejax.evaluators._tiny import write_people
@@ -109,10 +109,9 @@ def run(cfg: Config, data: Data, embed: Embed) -> Result:
     embeddings = _metrics.unit(raw)
     halves = [np.flatnonzero(usable & (data.half == h)) for h in (0, 1)]
     if min(map(len, halves)) < 2:
-        raise UserError(
-            data.pictures.where,
+        raise unusable(
+            data.pictures,
             f"{np.sum(~usable)} of {len(usable)} pictures failed and the rest can't be clustered",
-            "check that the pictures open and that the encoder's output is finite",
         )
     bars = np.linspace(-1, 1, 2 * STEPS + 1)
     trees = [chain(embeddings[rows]) for rows in halves]
@@ -135,14 +134,12 @@ def run(cfg: Config, data: Data, embed: Embed) -> Result:
     metrics = {name: float(np.mean(values)) for name, values in found.items()}
     metrics["threshold"] = float(np.mean(best))
     metrics |= {"n": float(np.sum(usable)), "failed": float(np.sum(~usable) + data.unread)}
-    shown = map_rows(data.labels, usable)
     curve = np.mean(scores, axis=0)
     return Result(
         metrics=metrics,
         curves={"pairwise_f": {"x": bars, "y": curve, "xlabel": "threshold", "ylabel": "F"}},
         items={"valid": usable, "bcubed": own, "subjects": data.labels},
-        embeddings=embeddings[shown].astype(np.float32),
-        labels=np.array(data.people)[data.labels[shown]],
+        **drawn(embeddings, data.labels, usable, np.array(data.people)[data.labels]),
     )
 
 
@@ -220,7 +217,5 @@ def difference(
         n: bootstrap draws over people.
         seed: of the draws.
     """
-    both = a.items["valid"] & b.items["valid"]
-    sides = [{"bcubed": r.items["bcubed"][both]} for r in (a, b)]
-    statistic, subjects = _bootstrap.weighted_mean("bcubed"), a.items["subjects"][both]
-    return {"bcubed_f": _bootstrap.paired_interval(*sides, subjects, statistic, n, seed)}
+    statistics = {"bcubed_f": _bootstrap.weighted_mean("bcubed")}
+    return _bootstrap.differences(a.items, b.items, statistics, n, seed)

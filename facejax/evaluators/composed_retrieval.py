@@ -25,7 +25,7 @@ from facejax.data import queries
 from facejax.data.records import BadRecord
 from facejax.errors import UserError
 from facejax.evaluators import Joint, Result, _bootstrap, _options
-from facejax.evaluators._embed import embed_pictures, map_rows
+from facejax.evaluators._embed import drawn, embed_pictures
 from facejax.evaluators._metrics import unit
 from facejax.evaluators._pictures import CHUNK, Pictures, labels_of, open_pictures
 from facejax.evaluators._ranks import best_ranks, chance
@@ -186,14 +186,8 @@ def run(cfg: Config, data: Data, joint: Joint) -> Result:
             items[f"{name}@{k}"] = (valid & (found <= k)).astype(np.float64)
             guess = chance(sizes[0][valid], among[valid], k)
             guessed[f"chance/{name}@{k}"] = float(guess.mean())
-    known = _rows(items, valid)
-    metrics = {}
-    for name, statistic in _statistics(items).items():
-        metrics[name] = float(statistic(known, np.ones((1, len(known["category"]))))[0])
-        if cfg.bootstrap:
-            _, metrics[f"{name}_low"], metrics[f"{name}_high"] = _bootstrap.interval(
-                known, known["subjects"], statistic, cfg.bootstrap, cfg.seed
-            )
+    known = _bootstrap.subset(items, valid)
+    metrics = _bootstrap.scores(known, _statistics(items), cfg.bootstrap, cfg.seed)
     for number, category in enumerate(data.categories):
         mine = known["category"] == number
         if mine.any():
@@ -204,13 +198,7 @@ def run(cfg: Config, data: Data, joint: Joint) -> Result:
         "failed": float(np.sum(~valid)),
         "gallery": float(np.sum(usable)),
     }
-    drawn = map_rows(data.people, usable)
-    return Result(
-        metrics=metrics,
-        items=items,
-        embeddings=gallery[drawn].astype(np.float32),
-        labels=data.people[drawn],
-    )
+    return Result(metrics=metrics, items=items, **drawn(gallery, data.people, usable))
 
 
 def difference(
@@ -227,12 +215,7 @@ def difference(
     Returns:
         name -> (difference, low, high), the 95 % interval.
     """
-    both = a.items["valid"] & b.items["valid"]
-    sides = [_rows(r.items, both) for r in (a, b)]
-    return {
-        name: _bootstrap.paired_interval(*sides, sides[0]["subjects"], statistic, n, seed)
-        for name, statistic in _statistics(a.items).items()
-    }
+    return _bootstrap.differences(a.items, b.items, _statistics(a.items), n, seed)
 
 
 def _statistics(items: _bootstrap.Items) -> dict[str, _bootstrap.Statistic]:
@@ -253,10 +236,6 @@ def _over_categories(name: str) -> _bootstrap.Statistic:
             return means.sum(axis=1) / there.sum(axis=1)
 
     return statistic
-
-
-def _rows(items: _bootstrap.Items, which: np.ndarray) -> dict[str, np.ndarray]:
-    return {name: values[which] for name, values in items.items()}
 
 
 def _mask(groups: Any, part: range, shape: tuple[int, int]) -> np.ndarray:

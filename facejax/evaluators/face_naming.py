@@ -26,7 +26,7 @@ import numpy as np
 from facejax.data import labels as tables
 from facejax.errors import UserError
 from facejax.evaluators import Joint, Result, _bootstrap, _metrics, _options
-from facejax.evaluators._embed import embed_pictures, map_rows
+from facejax.evaluators._embed import drawn, embed_pictures
 from facejax.evaluators._pictures import Pictures, labels_of, open_pictures
 
 JOINT = True
@@ -158,9 +158,8 @@ def run(cfg: Config, data: Data, joint: Joint) -> Result:
         "given": valid & (place != NULL),
         "right": valid & (place == data.place),
     }
-    known = {name: values[valid] for name, values in items.items()}
-    ones = np.ones((1, np.sum(valid)))
-    metrics = {name: float(s(known, ones)[0]) for name, s in STATISTICS.items()}
+    known = _bootstrap.subset(items, valid)
+    metrics = _bootstrap.scores(known, STATISTICS, cfg.bootstrap, cfg.seed)
     kept, none = ~known["given"], ~known["named"]
     if none.any():
         metrics["null_recall"] = float(np.mean(known["right"][none]))
@@ -169,19 +168,9 @@ def run(cfg: Config, data: Data, joint: Joint) -> Result:
     choices = np.sum(data.listed >= 0, axis=1)[data.picture[valid]]
     right = np.sum(known["named"] / choices)
     metrics["f1@chance"] = float(2 * right / (np.sum(1 - 1 / choices) + np.sum(known["named"])))
-    if cfg.bootstrap:
-        for name, statistic in STATISTICS.items():
-            _, metrics[f"{name}_low"], metrics[f"{name}_high"] = _bootstrap.interval(
-                known, known["subjects"], statistic, cfg.bootstrap, cfg.seed
-            )
     metrics |= {"n": float(np.sum(valid)), "failed": float(np.sum(~valid))}
-    shown = map_rows(data.people, valid & (data.people != ""))
-    return Result(
-        metrics=metrics,
-        items=items,
-        embeddings=faces[shown].astype(np.float32),
-        labels=data.people[shown],
-    )
+    shown = drawn(faces, data.people, valid & (data.people != ""))
+    return Result(metrics=metrics, items=items, **shown)
 
 
 def difference(
@@ -195,12 +184,7 @@ def difference(
         n: bootstrap draws over pictures.
         seed: of the draws.
     """
-    both = a.items["valid"] & b.items["valid"]
-    sides = [{name: values[both] for name, values in r.items.items()} for r in (a, b)]
-    return {
-        metric: _bootstrap.paired_interval(*sides, sides[0]["subjects"], statistic, n, seed)
-        for metric, statistic in STATISTICS.items()
-    }
+    return _bootstrap.differences(a.items, b.items, STATISTICS, n, seed)
 
 
 def _ratio(of: str) -> _bootstrap.Statistic:

@@ -25,7 +25,7 @@ import numpy as np
 from facejax.data.labels import rows_by_name
 from facejax.errors import UserError
 from facejax.evaluators import Embed, Result, _bootstrap, _metrics, _options, _search
-from facejax.evaluators._embed import Flip, embed_pictures, map_rows
+from facejax.evaluators._embed import Flip, drawn, embed_pictures, unusable
 from facejax.evaluators._pictures import Pictures, open_pictures
 from facejax.evaluators._tiny import write_people
 
@@ -173,9 +173,9 @@ def run(cfg: Config, data: Data, embed: Embed) -> Result:
     for name, own, count in zip(data.names, groups, counts):
         if not (own.any() and count):
             what = f"too many pictures of {name} failed, and the rest can't be judged"
-            remedy = "check that the pictures open and that the encoder's output is finite"
-            raise UserError(data.pictures.where, what, remedy)
+            raise unusable(data.pictures, what)
     score = _metrics.cosines(embeddings, data.pairs)
+    about = {"valid": valid, "group": data.group, "subjects": data.person}
     far = [f for f in cfg.far if _metrics.allowed_impostors(min(counts), f)]
     items = {f"tar@far={_metrics.far_name(f)}": np.full(len(valid), np.nan) for f in far}
     metrics, rates = {}, {name: [] for name in items}
@@ -191,14 +191,9 @@ def run(cfg: Config, data: Data, embed: Embed) -> Result:
         gap = float(np.ptp(found))
         metrics |= {metric: float(np.mean(found)), f"{metric}_std": float(np.std(found))}
         metrics[metric.replace("tar", "gap")] = gap
-        if cfg.bootstrap:
-            _, metrics[f"{metric}_low"], metrics[f"{metric}_high"] = _bootstrap.interval(
-                {metric: items[metric][valid], "group": data.group[valid]},
-                data.person[valid],
-                _mean_over_groups(metric),
-                cfg.bootstrap,
-                cfg.seed,
-            )
+    known = _bootstrap.subset(items | about, valid)
+    statistics = {metric: _mean_over_groups(metric) for metric in items}
+    metrics |= _bootstrap.bounds(known, statistics, cfg.bootstrap, cfg.seed)
     metrics |= {
         "n": float(np.sum(valid)),
         "failed": float(np.sum(~valid)),
@@ -206,12 +201,10 @@ def run(cfg: Config, data: Data, embed: Embed) -> Result:
     }
     person = np.full(len(data.rows), -1)
     person[data.pairs] = data.person[:, None]
-    shown = map_rows(person, usable & (person >= 0))
     return Result(
         metrics=metrics,
         items={**items, "group": data.group, "subjects": data.person},
-        embeddings=embeddings[shown].astype(np.float32),
-        labels=person[shown],
+        **drawn(embeddings, person, usable & (person >= 0)),
     )
 
 
@@ -231,11 +224,9 @@ def difference(
     """
     found = {}
     for metric in (name for name in a.items if name.startswith("tar@") and name in b.items):
-        both = np.isfinite(a.items[metric]) & np.isfinite(b.items[metric])
-        group, subjects = a.items["group"][both], a.items["subjects"][both]
-        sides = [{metric: r.items[metric][both], "group": group} for r in (a, b)]
-        statistic = _mean_over_groups(metric)
-        found[metric] = _bootstrap.paired_interval(*sides, subjects, statistic, n, seed)
+        sides = [{**r.items, "valid": np.isfinite(r.items[metric])} for r in (a, b)]
+        statistics = {metric: _mean_over_groups(metric)}
+        found |= _bootstrap.differences(*sides, statistics, n, seed)
     return found
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from facejax.errors import UserError
 from facejax.evaluators import Embed, Result, _bootstrap, _compared, _fairness, _metrics, _options
-from facejax.evaluators._embed import Flip, embed_pictures, map_rows
+from facejax.evaluators._embed import Flip, drawn, embed_pictures, unusable
 from facejax.evaluators._pairs import read_pairs
 from facejax.evaluators._pictures import Pictures, open_pictures
 from facejax.evaluators._tiny import write_people
@@ -148,10 +148,8 @@ def run(cfg: Config, data: Data, embed: Embed) -> Result:
     groups = [valid & (data.group == g) for g in range(len(data.names))]
     for name, own in zip(data.names, groups):
         if not data.same[own].any() or data.same[own].all() or len(np.unique(data.fold[own])) < 2:
-            raise UserError(
-                data.pictures.where,
-                f"too many pairs of {name} failed, and the rest can't be judged",
-                "check that the pictures open and that the encoder's output is finite",
+            raise unusable(
+                data.pictures, f"too many pairs of {name} failed, and the rest can't be judged"
             )
     alone, common = (np.zeros(len(valid), bool) for _ in range(2))
     own_rates, common_rates = [], []
@@ -179,28 +177,20 @@ def run(cfg: Config, data: Data, embed: Embed) -> Result:
             metrics[f"ser{tail}"] = float(errors.max() / errors.min())
     metrics["accuracy_std"] = float(np.std(own_rates))
     metrics |= _unequal(cfg, data, 1 - distance / 2, groups, valid)
-    subjects = np.unique(data.people, return_inverse=True)[1][data.pairs]
-    if cfg.bootstrap:
-        _, metrics["accuracy_low"], metrics["accuracy_high"] = _bootstrap.interval(
-            {"correct": alone[valid]},
-            subjects[valid],
-            _bootstrap.weighted_mean("correct"),
-            cfg.bootstrap,
-            cfg.seed,
-        )
-    shown = map_rows(data.people, usable)
-    return Result(
-        metrics=metrics,
-        items={
-            "valid": valid,
-            "correct": alone,
-            "correct_global": common,
-            "group": data.group,
-            "subjects": subjects,
-        },
-        embeddings=embeddings[shown].astype(np.float32),
-        labels=data.people[shown],
-    )
+    items = {
+        "valid": valid,
+        "correct": alone,
+        "correct_global": common,
+        "group": data.group,
+        "subjects": np.unique(data.people, return_inverse=True)[1][data.pairs],
+    }
+    known = _bootstrap.subset(items, valid)
+    metrics |= _bootstrap.bounds(known, STATISTICS, cfg.bootstrap, cfg.seed)
+    return Result(metrics=metrics, items=items, **drawn(embeddings, data.people, usable))
+
+
+STATISTICS: dict[str, _bootstrap.Statistic] = {"accuracy": _bootstrap.weighted_mean("correct")}
+"""Those with intervals."""
 
 
 def _unequal(cfg: Config, data: Data, score, groups, valid) -> dict[str, float]:
@@ -235,7 +225,4 @@ def difference(
         n: bootstrap draws over people.
         seed: of the draws.
     """
-    both = a.items["valid"] & b.items["valid"]
-    sides = [{"correct": r.items["correct"][both]} for r in (a, b)]
-    statistic, subjects = _bootstrap.weighted_mean("correct"), a.items["subjects"][both]
-    return {"accuracy": _bootstrap.paired_interval(*sides, subjects, statistic, n, seed)}
+    return _bootstrap.differences(a.items, b.items, STATISTICS, n, seed)

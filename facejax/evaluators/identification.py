@@ -25,7 +25,7 @@ import numpy as np
 from facejax.data.labels import read_table, rows_by_name
 from facejax.errors import UserError
 from facejax.evaluators import Embed, Result, _bootstrap, _metrics, _options, _search
-from facejax.evaluators._embed import Flip, embed_pictures, map_rows
+from facejax.evaluators._embed import Flip, drawn, embed_pictures, unusable
 from facejax.evaluators._hashing import hash_share
 from facejax.evaluators._pictures import Pictures, labels_of, open_pictures
 from facejax.evaluators._tiny import write_people
@@ -169,7 +169,7 @@ def run(cfg: Config, data: Data, embed: Embed) -> Result:
     raw, usable = embed_pictures(embed, data.pictures, data.rows, data.size, cfg.flip)
     # As wide as the distractors are held, so that equal pictures tie.
     unit = _metrics.unit(raw).astype(np.float32).astype(np.float64)
-    named, people = np.unique(data.people, return_inverse=True)
+    people = np.unique(data.people, return_inverse=True)[1]
     distractors = [unit[usable & ~data.probe & ~data.gallery].astype(np.float32)]
     if data.others is not None:
         rows = range(len(data.others.source))
@@ -190,8 +190,7 @@ def run(cfg: Config, data: Data, embed: Embed) -> Result:
         best = _metrics.cosines(unit, pairs)
     if not valid.any() or len(gallery) + len(distractors) < 2:
         what = f"{np.sum(~usable)} of {len(usable)} pictures failed and none is left to compare"
-        remedy = "check that the pictures open and that the encoder's output is finite"
-        raise UserError(data.pictures.where, what, remedy)
+        raise unusable(data.pictures, what)
     members = np.append(people[gallery], np.full(len(distractors), -1))
     among = np.concatenate([unit[gallery], distractors])
     before, first, _ = _search.ranks(
@@ -210,21 +209,13 @@ def run(cfg: Config, data: Data, embed: Embed) -> Result:
         items[name] = np.zeros(len(valid), bool)
         items[name][valid] = right
         metrics[name] = float(np.mean(right))
-        if cfg.bootstrap:
-            _, metrics[f"{name}_low"], metrics[f"{name}_high"] = _bootstrap.interval(
-                {name: right},
-                subjects[valid],
-                _bootstrap.weighted_mean(name),
-                cfg.bootstrap,
-                cfg.seed,
-            )
-    shown = map_rows(data.people, usable & (data.probe | data.gallery))
+    known = _bootstrap.subset(items, valid)
+    metrics |= _bootstrap.bounds(known, _statistics(items), cfg.bootstrap, cfg.seed)
     return Result(
         metrics=metrics,
         curves=_curve(first - len(gallery), len(distractors)),
         items=items,
-        embeddings=unit[shown].astype(np.float32),
-        labels=named[people[shown]],
+        **drawn(unit, data.people, usable & (data.probe | data.gallery)),
     )
 
 
@@ -242,14 +233,11 @@ def difference(
     Returns:
         name -> (difference, low, high), the 95 % interval.
     """
-    both = a.items["valid"] & b.items["valid"]
-    found = {}
-    for name in (key for key in a.items if key.startswith("r@")):
-        sides = [{name: r.items[name][both]} for r in (a, b)]
-        statistic = _bootstrap.weighted_mean(name)
-        subjects = a.items["subjects"][both]
-        found[name] = _bootstrap.paired_interval(*sides, subjects, statistic, n, seed)
-    return found
+    return _bootstrap.differences(a.items, b.items, _statistics(a.items), n, seed)
+
+
+def _statistics(items: _bootstrap.Items) -> dict[str, _bootstrap.Statistic]:
+    return {name: _bootstrap.weighted_mean(name) for name in items if name.startswith("r@")}
 
 
 def _curve(first: np.ndarray, distractors: int) -> dict[str, dict]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from facejax.errors import UserError
 from facejax.evaluators import Embed, Result, _bootstrap, _metrics, _options
-from facejax.evaluators._embed import Flip, embed_pictures, map_rows
+from facejax.evaluators._embed import Flip, drawn, embed_pictures, unusable
 from facejax.evaluators._hashing import hash_share
 from facejax.evaluators._pictures import Pictures, labels_of, open_pictures
 from facejax.evaluators._tiny import write_people
@@ -139,10 +139,9 @@ def run(cfg: Config, data: Data, embed: Embed) -> Result:
     valid = usable[queries]
     gallery = np.flatnonzero(data.gallery & usable)
     if not valid.any() or len(gallery) < 2:
-        raise UserError(
-            data.pictures.where,
+        raise unusable(
+            data.pictures,
             f"{np.sum(~usable)} of {len(usable)} pictures failed and none is left to compare",
-            "check that the pictures open and that the encoder's output is finite",
         )
     right = _classify(cfg, data, embeddings, queries[valid], gallery)
     metrics = {"n": float(np.sum(valid)), "failed": float(np.sum(~valid) + data.unread)}
@@ -151,21 +150,10 @@ def run(cfg: Config, data: Data, embed: Embed) -> Result:
         metrics[name] = float(np.mean(values))
         items[name] = np.zeros(len(queries), bool)
         items[name][valid] = values
-        if cfg.bootstrap:
-            _, metrics[f"{name}_low"], metrics[f"{name}_high"] = _bootstrap.interval(
-                {name: values},
-                data.labels[queries[valid]],
-                _bootstrap.weighted_mean(name),
-                cfg.bootstrap,
-                cfg.seed,
-            )
-    shown = map_rows(data.labels, usable)
-    return Result(
-        metrics=metrics,
-        items=items,
-        embeddings=embeddings[shown].astype(np.float32),
-        labels=np.array(data.classes)[data.labels[shown]],
-    )
+    known = _bootstrap.subset(items, valid)
+    metrics |= _bootstrap.bounds(known, _statistics(items), cfg.bootstrap, cfg.seed)
+    shown = drawn(embeddings, data.labels, usable, np.array(data.classes)[data.labels])
+    return Result(metrics=metrics, items=items, **shown)
 
 
 def difference(
@@ -182,14 +170,11 @@ def difference(
     Returns:
         name -> (difference, low, high), the 95 % interval.
     """
-    both = a.items["valid"] & b.items["valid"]
-    found = {}
-    for name in (key for key in a.items if key.startswith("knn@")):
-        sides = [{name: r.items[name][both]} for r in (a, b)]
-        statistic = _bootstrap.weighted_mean(name)
-        subjects = a.items["subjects"][both]
-        found[name] = _bootstrap.paired_interval(*sides, subjects, statistic, n, seed)
-    return found
+    return _bootstrap.differences(a.items, b.items, _statistics(a.items), n, seed)
+
+
+def _statistics(items: _bootstrap.Items) -> dict[str, _bootstrap.Statistic]:
+    return {name: _bootstrap.weighted_mean(name) for name in items if name.startswith("knn@")}
 
 
 def _folder(cfg: Config) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from PIL import Image
 
 from facejax.errors import UserError
 from facejax.evaluators import Embed, Result, _bootstrap, _options, _probe
-from facejax.evaluators._embed import Flip, embed_pictures, map_rows
+from facejax.evaluators._embed import Flip, drawn, embed_pictures, unusable
 from facejax.evaluators._hashing import PARTS, TEST, TRAIN, VALIDATION, split_people
 from facejax.evaluators._metrics import unit
 from facejax.evaluators._pictures import Pictures, open_pictures
@@ -162,10 +162,8 @@ def run(cfg: Config, data: Data, embed: Embed) -> Result:
     raw, usable = embed_pictures(embed, data.pictures, data.rows, data.size, cfg.flip)
     rows = [np.flatnonzero(usable & (data.part == p)) for p in (TRAIN, VALIDATION, TEST)]
     if not all(map(len, rows)):
-        raise UserError(
-            data.pictures.where,
-            f"{np.sum(~usable)} of {len(usable)} pictures failed and a part is empty",
-            "check that the pictures open and that the encoder's output is finite",
+        raise unusable(
+            data.pictures, f"{np.sum(~usable)} of {len(usable)} pictures failed and a part is empty"
         )
     x, labels = raw.astype(np.float64), data.labels
     train, validation, shown = ((x[r], labels[r]) for r in rows)
@@ -182,9 +180,10 @@ def run(cfg: Config, data: Data, embed: Embed) -> Result:
         "correct": correct,
         "balanced": balanced,
     }
+    known = _bootstrap.subset(items, valid)
     name = "accuracy" if cfg.column else "mean_accuracy"
     metrics = {
-        **_scores(cfg, name, _rows(items, valid)),
+        **_bootstrap.scores(known, _statistics(name), cfg.bootstrap, cfg.seed),
         f"{name}@majority": _majority(train[1], shown[1], data.classes),
         "l2": float(probe.l2),
         "n": float(np.sum(valid)),
@@ -194,13 +193,7 @@ def run(cfg: Config, data: Data, embed: Embed) -> Result:
     if not cfg.column:
         each = np.nanmean(_probe.recalls(shown[1], balanced[valid])[0], axis=1)
         metrics |= {f"balanced_accuracy/{t}": float(v) for t, v in zip(data.targets, each)}
-    drawn = map_rows(data.people, usable)
-    return Result(
-        metrics=metrics,
-        items=items,
-        embeddings=unit(raw[drawn]).astype(np.float32),
-        labels=data.people[drawn],
-    )
+    return Result(metrics=metrics, items=items, **drawn(unit(raw), data.people, usable))
 
 
 def difference(
@@ -217,13 +210,8 @@ def difference(
     Returns:
         name -> (difference, low, high), the 95 % interval.
     """
-    both = a.items["valid"] & b.items["valid"]
-    sides = [_rows(r.items, both) for r in (a, b)]
     name = "mean_accuracy" if "mean_accuracy" in a.metrics else "accuracy"
-    return {
-        metric: _bootstrap.paired_interval(*sides, sides[0]["subjects"], statistic, n, seed)
-        for metric, statistic in _statistics(name).items()
-    }
+    return _bootstrap.differences(a.items, b.items, _statistics(name), n, seed)
 
 
 def _statistics(name: str) -> dict[str, _bootstrap.Statistic]:
@@ -233,22 +221,6 @@ def _statistics(name: str) -> dict[str, _bootstrap.Statistic]:
             items["label"], items["balanced"], w
         ),
     }
-
-
-def _scores(cfg: Config, name: str, items: _bootstrap.Items) -> dict[str, float]:
-    found = {}
-    for metric, statistic in _statistics(name).items():
-        everyone = np.ones((1, len(items["subjects"])))
-        found[metric] = float(statistic(items, everyone)[0])
-        if cfg.bootstrap:
-            _, found[f"{metric}_low"], found[f"{metric}_high"] = _bootstrap.interval(
-                items, items["subjects"], statistic, cfg.bootstrap, cfg.seed
-            )
-    return found
-
-
-def _rows(items: _bootstrap.Items, which: np.ndarray) -> dict[str, np.ndarray]:
-    return {name: values[which] for name, values in items.items()}
 
 
 def _majority(train: np.ndarray, test: np.ndarray, classes: int) -> float:

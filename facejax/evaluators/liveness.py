@@ -32,7 +32,7 @@ from scipy.special import expit
 from facejax.errors import UserError
 from facejax.evaluators import Joint, Result, _bootstrap, _metrics, _options, _pad, _probe
 from facejax.evaluators._baselines import colour_histograms
-from facejax.evaluators._embed import embed_pictures, map_rows
+from facejax.evaluators._embed import drawn, embed_pictures
 from facejax.evaluators._hashing import split_people
 from facejax.evaluators._pictures import Pictures, labels_of, open_pictures
 
@@ -206,7 +206,7 @@ def run(cfg: Config, data: Data, joint: Joint) -> Result:
         "histogram": np.where(valid, baseline, 0.0),
         "accepted_histogram": valid & (baseline > bar),
     }
-    known = {name: values[valid] for name, values in items.items()}
+    known = _bootstrap.subset(items, valid)
     by_colour = {**known, "score": known["histogram"], "accepted": known["accepted_histogram"]}
     metrics = {
         **_rates(cfg, data, known),
@@ -216,27 +216,22 @@ def run(cfg: Config, data: Data, joint: Joint) -> Result:
         "n": float(np.sum(valid)),
         "failed": float(np.sum(~valid)),
     }
+    draws = cfg.bootstrap, cfg.seed
+    metrics |= _bootstrap.bounds(known, STATISTICS, *draws)
     if cfg.bootstrap:
-        draws = cfg.bootstrap, cfg.seed
-        for name, statistic in STATISTICS.items():
-            _, metrics[f"{name}_low"], metrics[f"{name}_high"] = _bootstrap.interval(
-                known, known["subjects"], statistic, *draws
-            )
         value = _bootstrap.paired_interval(
             known, by_colour, known["subjects"], STATISTICS["auc"], *draws
         )
         ends = ("auc@histogram_diff", "auc@histogram_diff_low", "auc@histogram_diff_high")
         metrics |= dict(zip(ends, value))
     names = np.array(data.classes)[data.test.kind]
-    shown = map_rows(names, valid)
     rate = np.linspace(0, 1, 101)
     tpr = _metrics.tar_at_fars(known["score"], known["kind"] == 0, rate)[0]
     return Result(
         metrics=metrics,
         curves={"roc": {"x": rate, "y": tpr, "xlabel": "attacks accepted", "ylabel": "TPR"}},
         items=items,
-        embeddings=x[shown].astype(np.float32),
-        labels=names[shown],
+        **drawn(x, names, valid),
     )
 
 
@@ -253,12 +248,7 @@ def difference(
         n: bootstrap draws over people.
         seed: of the draws.
     """
-    both = a.items["valid"] & b.items["valid"]
-    sides = [{name: values[both] for name, values in r.items.items()} for r in (a, b)]
-    return {
-        metric: _bootstrap.paired_interval(*sides, sides[0]["subjects"], statistic, n, seed)
-        for metric, statistic in STATISTICS.items()
-    }
+    return _bootstrap.differences(a.items, b.items, STATISTICS, n, seed)
 
 
 STATISTICS: dict[str, _bootstrap.Statistic] = {

@@ -21,7 +21,7 @@ import numpy as np
 
 from facejax.errors import UserError
 from facejax.evaluators import Embed, Result, _bootstrap, _compared, _metrics, _options
-from facejax.evaluators._embed import Flip, embed_pictures, map_rows
+from facejax.evaluators._embed import Flip, drawn, embed_pictures
 from facejax.evaluators._pictures import Pictures, open_pictures
 from facejax.evaluators._tiny import write_people
 
@@ -136,7 +136,6 @@ def run(cfg: Config, data: Data, embed: Embed) -> Result:
     items = {"valid": valid, "same": c.same, "rank": rank, "missed": np.zeros(len(valid), bool)}
     items["missed"][valid] = missed
     items["subjects"] = np.unique(c.people, return_inverse=True)[1][c.pairs]
-    shown = map_rows(c.people, usable)
     axes = {"xlabel": "share of pairs left out", "ylabel": "FNMR"}
     return Result(
         metrics=metrics,
@@ -145,8 +144,7 @@ def run(cfg: Config, data: Data, embed: Embed) -> Result:
             "reject/chance": {"x": shares, "y": flat, **axes},
         },
         items=items,
-        embeddings=embeddings[shown].astype(np.float32),
-        labels=c.people[shown],
+        **drawn(embeddings, c.people, usable),
     )
 
 
@@ -170,7 +168,5 @@ def difference(
         n: bootstrap draws over people.
         seed: of the draws.
     """
-    both = a.items["valid"] & b.items["valid"] & a.items["same"]
-    sides = [{"missed": r.items["missed"][both]} for r in (a, b)]
-    statistic, subjects = _bootstrap.weighted_mean("missed"), a.items["subjects"][both]
-    return {"fnmr": _bootstrap.paired_interval(*sides, subjects, statistic, n, seed)}
+    sides = [_bootstrap.subset(r.items, a.items["same"]) for r in (a, b)]
+    return _bootstrap.differences(*sides, {"fnmr": _bootstrap.weighted_mean("missed")}, n, seed)

@@ -23,7 +23,7 @@ import numpy as np
 from facejax.data.records import BadRecord
 from facejax.errors import UserError
 from facejax.evaluators import Joint, Result, _bootstrap, _options, _prompts
-from facejax.evaluators._embed import embed_pictures, map_rows
+from facejax.evaluators._embed import drawn, embed_pictures
 from facejax.evaluators._metrics import unit
 from facejax.evaluators._pictures import CHUNK, Pictures, labels_of, open_pictures
 from facejax.evaluators._ranks import best_ranks, chance
@@ -148,14 +148,8 @@ def run(cfg: Config, data: Data, joint: Joint) -> Result:
         items[f"t2i_r@{k}"] = np.bincount(pairs[:, 0], hits, minlength=len(valid))
         items[f"i2t_r@{k}"] = np.zeros(len(valid))
         items[f"i2t_r@{k}"][seen] = ranks["i2t"] <= k
-    known = _rows(items, valid)
-    metrics = {}
-    for name, statistic in _statistics(items).items():
-        metrics[name] = float(statistic(known, np.ones((1, len(seen))))[0])
-        if cfg.bootstrap:
-            _, metrics[f"{name}_low"], metrics[f"{name}_high"] = _bootstrap.interval(
-                known, known["subjects"], statistic, cfg.bootstrap, cfg.seed
-            )
+    known = _bootstrap.subset(items, valid)
+    metrics = _bootstrap.scores(known, _statistics(items), cfg.bootstrap, cfg.seed)
     metrics |= {f"{way}_median_rank": float(np.median(ranks[way])) for way in WAYS}
     sharing = np.bincount(text)
     for k in cfg.k:
@@ -170,13 +164,7 @@ def run(cfg: Config, data: Data, joint: Joint) -> Result:
         "without_caption": float(data.without),
         "failed": float(np.sum(~valid) + data.unread),
     }
-    drawn = map_rows(data.people, valid)
-    return Result(
-        metrics=metrics,
-        items=items,
-        embeddings=x[drawn].astype(np.float32),
-        labels=data.people[drawn],
-    )
+    return Result(metrics=metrics, items=items, **drawn(x, data.people, valid))
 
 
 def difference(
@@ -193,12 +181,7 @@ def difference(
     Returns:
         name -> (difference, low, high), the 95 % interval.
     """
-    both = a.items["valid"] & b.items["valid"]
-    sides = [_rows(r.items, both) for r in (a, b)]
-    return {
-        name: _bootstrap.paired_interval(*sides, sides[0]["subjects"], statistic, n, seed)
-        for name, statistic in _statistics(a.items).items()
-    }
+    return _bootstrap.differences(a.items, b.items, _statistics(a.items), n, seed)
 
 
 def _statistics(items: _bootstrap.Items) -> dict[str, _bootstrap.Statistic]:
@@ -216,10 +199,6 @@ def _recall(name: str) -> _bootstrap.Statistic:
         return weights @ items[name] / (weights @ of)
 
     return statistic
-
-
-def _rows(items: _bootstrap.Items, which: np.ndarray) -> dict[str, np.ndarray]:
-    return {name: values[which] for name, values in items.items()}
 
 
 def _ranks(queries: np.ndarray, gallery: np.ndarray, query: np.ndarray, item: np.ndarray):

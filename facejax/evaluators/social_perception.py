@@ -28,7 +28,7 @@ import numpy as np
 
 from facejax.errors import UserError, nearest
 from facejax.evaluators import Joint, Result, _bootstrap, _metrics, _options, _social
-from facejax.evaluators._embed import embed_pictures, map_rows
+from facejax.evaluators._embed import drawn, embed_pictures, unusable
 from facejax.evaluators._pictures import Pictures, open_pictures
 
 JOINT = True
@@ -201,17 +201,13 @@ def run(cfg: Config, data: Data, joint: Joint) -> Result:
     level = _complete(data, valid)
     for name, own in zip(data.factors, level.T):
         if own.max() < 1 or not (own == 0).any():
-            raise UserError(
-                data.pictures.where,
-                f"too many pictures failed to compare '{name}'",
-                "check that the pictures open and that the encoder's output is finite",
-            )
+            raise unusable(data.pictures, f"too many pictures failed to compare '{name}'")
     items = {"valid": valid, "subjects": data.units, "delta": delta, "level": level}
     metrics = {"n": float(np.sum(valid)), "failed": float(np.sum(~valid))}
     told = 0
     for c, factor in enumerate(data.factors):
-        rows = np.flatnonzero(level[:, c] >= 0)
-        own = {k: v[rows] for k, v in items.items()}
+        rows = level[:, c] >= 0
+        own = _bootstrap.subset(items, rows)
         own["level"] = own["level"][:, c : c + 1]
         rates = _association(cfg, own, c < data.moved)
         for d, dimension in enumerate(dimensions):
@@ -227,13 +223,7 @@ def run(cfg: Config, data: Data, joint: Joint) -> Result:
     if cfg.bootstrap:
         metrics["effects_told"] = float(told)
     metrics["effect_max"] = float(_largest()(items, np.ones((1, len(valid))))[0])
-    shown = map_rows(data.units, valid)
-    return Result(
-        metrics=metrics,
-        items=items,
-        embeddings=x[shown].astype(np.float32),
-        labels=data.units[shown],
-    )
+    return Result(metrics=metrics, items=items, **drawn(x, data.units, valid))
 
 
 def difference(
@@ -247,10 +237,7 @@ def difference(
         n: bootstrap draws over faces or people.
         seed: of the draws.
     """
-    both = a.items["valid"] & b.items["valid"]
-    sides = [{name: values[both] for name, values in r.items.items()} for r in (a, b)]
-    found = _bootstrap.paired_interval(*sides, sides[0]["subjects"], _largest(), n, seed)
-    return {"effect_max": found}
+    return _bootstrap.differences(a.items, b.items, {"effect_max": _largest()}, n, seed)
 
 
 def _largest(signed: bool = False) -> _bootstrap.Statistic:

@@ -31,7 +31,7 @@ from scipy.sparse.csgraph import connected_components
 from facejax.data.labels import rows_by_name
 from facejax.errors import UserError
 from facejax.evaluators import Embed, Result, _bootstrap, _metrics, _options, _search
-from facejax.evaluators._embed import Flip, embed_pictures, map_rows
+from facejax.evaluators._embed import Flip, drawn, embed_pictures, unusable
 from facejax.evaluators._pictures import Pictures, open_pictures
 from facejax.evaluators._templates import fuse, read_media, read_subjects, read_template_pairs
 from facejax.evaluators._tiny import write_people
@@ -230,9 +230,9 @@ def run(cfg: Config, data: Data, embed: Embed) -> Result:
     person = _people(len(templates), genuine)
     items["subjects"] = np.append(person[genuine[:, 0]], person.max() + 1 + data.probes[1])
     metrics |= {"n": scored, "failed": failed, "failed/pictures": float(np.sum(~usable))}
-    shown = map_rows(person, there)
-    labels = np.array([f"subject {p}" for p in person[shown]], dtype=str)
-    return Result(metrics, curves, items, templates[shown].astype(np.float32), labels)
+    labels = np.array([f"subject {p}" for p in person], dtype=str)
+    shown = drawn(templates, person, there, labels)
+    return Result(metrics=metrics, curves=curves, items=items, **shown)
 
 
 def difference(
@@ -252,13 +252,11 @@ def difference(
         name -> (difference, low, high), the 95 % interval.
     """
     found = {}
-    for name in a.items.keys() & b.items.keys() - {"subjects"}:
-        both = np.isfinite(a.items[name]) & np.isfinite(b.items[name])
-        sides = [{name: r.items[name][both]} for r in (a, b)]
-        statistic = _bootstrap.weighted_mean(name)
-        subjects = a.items["subjects"][both]
-        found[name] = _bootstrap.paired_interval(*sides, subjects, statistic, n, seed)
-    return {name: found[name] for name in sorted(found)}
+    for name in sorted(a.items.keys() & b.items.keys() - {"subjects"}):
+        sides = [{**r.items, "valid": np.isfinite(r.items[name])} for r in (a, b)]
+        statistics = {name: _bootstrap.weighted_mean(name)}
+        found |= _bootstrap.differences(*sides, statistics, n, seed)
+    return found
 
 
 def _verify(cfg: Config, data: Data, templates: np.ndarray, valid: np.ndarray) -> tuple:
@@ -266,8 +264,7 @@ def _verify(cfg: Config, data: Data, templates: np.ndarray, valid: np.ndarray) -
     score, same = _metrics.cosines(templates, data.pairs[valid]), data.same[valid]
     if same.all() or not same.any():
         what = f"{np.sum(~valid)} of {len(valid)} pairs failed and the rest can't be judged"
-        remedy = "check that the pictures open and that the encoder's output is finite"
-        raise UserError(data.pictures.where, what, remedy)
+        raise unusable(data.pictures, what)
     metrics = {"auc": _metrics.auc(score, same), "eer": _metrics.eer(score, same)}
     metrics |= _metrics.tar_metrics(score, same, cfg.far, cfg.tar)
     accepted = {}
@@ -309,8 +306,7 @@ def _identify(cfg: Config, data: Data, templates: np.ndarray, there: np.ndarray)
                 hit = (before[scored] == 0) & (mate[scored] > limit)
                 opened[names[fpir]].append(float(np.mean(hit)))
     if not all(np.isfinite(values).any() for values in right.values()):
-        remedy = "check that the pictures open and that the encoder's output is finite"
-        raise UserError(data.pictures.where, "no probe with a mate is left", remedy)
+        raise unusable(data.pictures, "no probe with a mate is left")
     metrics = {name: float(np.nanmean(values)) for name, values in right.items()}
     metrics |= {name: float(np.mean(values)) for name, values in opened.items() if values}
     return metrics, right, failed

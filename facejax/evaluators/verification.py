@@ -31,7 +31,7 @@ from facejax.data.bins import SUFFIX
 from facejax.errors import UserError
 from facejax.evaluators import Embed, Result, _bootstrap, _compared, _metrics, _options
 from facejax.evaluators._bin_pairs import bin_pairs
-from facejax.evaluators._embed import Flip, embed_pictures, map_rows
+from facejax.evaluators._embed import Flip, drawn, embed_pictures, unusable
 from facejax.evaluators._pairs import read_pairs
 from facejax.evaluators._pictures import Pictures, open_pictures
 from facejax.evaluators._tiny import write_people
@@ -200,10 +200,9 @@ def run(cfg: Config, data: Data, embed: Embed) -> Result:
     parts = [fold == f for f in np.unique(fold)] if cfg.protocol == "dev" else [fold >= 0]
     one_kind = any(same[part].all() or not same[part].any() for part in parts)
     if one_kind or (cfg.protocol != "best" and len(np.unique(fold)) < 2):
-        raise UserError(
-            data.pictures.where,
+        raise unusable(
+            data.pictures,
             f"{np.sum(~valid)} of {len(valid)} pairs failed and the rest can't be judged",
-            "check that the pictures open and that the encoder's output is finite",
         )
     judged = _judge(cfg, embeddings, pairs, same, fold)
     counts = data.tested[valid]
@@ -221,29 +220,21 @@ def run(cfg: Config, data: Data, embed: Embed) -> Result:
     if judged.vals:
         metrics[f"val@far={_metrics.far_name(VAL_FAR)}"] = float(np.mean(judged.vals))
     metrics |= _metrics.tar_metrics(score, same, cfg.far, cfg.tar)
-    subjects = np.unique(data.people, return_inverse=True)[1][data.pairs[data.tested]]
-    if cfg.bootstrap:
-        _, metrics["accuracy_low"], metrics["accuracy_high"] = _bootstrap.interval(
-            {"correct": correct},
-            subjects[valid],
-            _bootstrap.weighted_mean("correct"),
-            cfg.bootstrap,
-            cfg.seed,
-        )
-    shown = map_rows(data.people, usable)
-    return Result(
-        metrics=metrics,
-        curves=_curves(score, same),
-        items={
-            "same": data.same[data.tested],
-            "valid": valid,
-            "correct": _spread(correct, valid, False),
-            "score": _spread(score, valid, np.nan),
-            "subjects": subjects,
-        },
-        embeddings=embeddings[shown].astype(np.float32),
-        labels=data.people[shown],
-    )
+    items = {
+        "same": data.same[data.tested],
+        "valid": valid,
+        "correct": _spread(correct, valid, False),
+        "score": _spread(score, valid, np.nan),
+        "subjects": np.unique(data.people, return_inverse=True)[1][data.pairs[data.tested]],
+    }
+    known = _bootstrap.subset(items, valid)
+    metrics |= _bootstrap.bounds(known, STATISTICS, cfg.bootstrap, cfg.seed)
+    shown = drawn(embeddings, data.people, usable)
+    return Result(metrics=metrics, curves=_curves(score, same), items=items, **shown)
+
+
+STATISTICS: dict[str, _bootstrap.Statistic] = {"accuracy": _bootstrap.weighted_mean("correct")}
+"""Those with intervals."""
 
 
 def difference(
@@ -263,11 +254,7 @@ def difference(
     Returns:
         {"accuracy": (difference, low, high)}.
     """
-    both = a.items["valid"] & b.items["valid"]
-    statistic = _bootstrap.weighted_mean("correct")
-    sides = [{"correct": r.items["correct"][both]} for r in (a, b)]
-    subjects = a.items["subjects"][both]
-    return {"accuracy": _bootstrap.paired_interval(*sides, subjects, statistic, n, seed)}
+    return _bootstrap.differences(a.items, b.items, STATISTICS, n, seed)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from PIL import Image
 from facejax.data import labels as tables
 from facejax.errors import UserError
 from facejax.evaluators import Joint, Result, _bootstrap, _options, _probe, _prompts
-from facejax.evaluators._embed import embed_pictures, map_rows
+from facejax.evaluators._embed import drawn, embed_pictures
 from facejax.evaluators._hashing import PARTS, TEST, split_people
 from facejax.evaluators._metrics import unit
 from facejax.evaluators._pictures import Pictures, open_pictures
@@ -187,11 +187,11 @@ def run(cfg: Config, data: Data, joint: Joint) -> Result:
         "label": data.labels,
         "correct": (decided == data.labels) & valid[:, None],
     }
-    known = _rows(items, valid)
+    known = _bootstrap.subset(items, valid)
     name = "accuracy" if cfg.column else "mean_accuracy"
     at_stake = (data.labels >= 0) & valid[:, None]
     metrics = {
-        **_scores(cfg, name, known),
+        **_bootstrap.scores(known, _statistics(name), cfg.bootstrap, cfg.seed),
         "chance": float(np.mean([1 / len(p) for p in data.phrases])),
         f"{name}@majority": _majority(known["label"]),
         "undecided": float(np.mean(decided[at_stake] == UNDECIDED)),
@@ -202,16 +202,10 @@ def run(cfg: Config, data: Data, joint: Joint) -> Result:
     }
     if data.told is not None:
         told = {**known, "correct": data.told[valid] == known["label"]}
-        for metric, statistic in _statistics(name).items():
-            metrics[f"answers_{metric}"] = _value(statistic, told)
+        values = _bootstrap.scores(told, _statistics(name), 0, cfg.seed)
+        metrics |= {f"answers_{metric}": value for metric, value in values.items()}
         metrics["unparsed"] = float(np.mean(data.told[at_stake] == _prompts.UNPARSED))
-    drawn = map_rows(data.people, valid)
-    return Result(
-        metrics=metrics,
-        items=items,
-        embeddings=x[drawn].astype(np.float32),
-        labels=data.people[drawn],
-    )
+    return Result(metrics=metrics, items=items, **drawn(x, data.people, valid))
 
 
 def difference(
@@ -228,13 +222,8 @@ def difference(
     Returns:
         name -> (difference, low, high), the 95 % interval.
     """
-    both = a.items["valid"] & b.items["valid"]
-    sides = [_rows(r.items, both) for r in (a, b)]
     name = "mean_accuracy" if "mean_accuracy" in a.metrics else "accuracy"
-    return {
-        metric: _bootstrap.paired_interval(*sides, sides[0]["subjects"], statistic, n, seed)
-        for metric, statistic in _statistics(name).items()
-    }
+    return _bootstrap.differences(a.items, b.items, _statistics(name), n, seed)
 
 
 def _highest(cosines: np.ndarray) -> np.ndarray:
@@ -253,21 +242,6 @@ def _statistics(name: str) -> dict[str, _bootstrap.Statistic]:
     }
 
 
-def _value(statistic: _bootstrap.Statistic, items: _bootstrap.Items) -> float:
-    return float(statistic(items, np.ones((1, len(items["subjects"]))))[0])
-
-
-def _scores(cfg: Config, name: str, items: _bootstrap.Items) -> dict[str, float]:
-    found = {}
-    for metric, statistic in _statistics(name).items():
-        found[metric] = _value(statistic, items)
-        if cfg.bootstrap:
-            _, found[f"{metric}_low"], found[f"{metric}_high"] = _bootstrap.interval(
-                items, items["subjects"], statistic, cfg.bootstrap, cfg.seed
-            )
-    return found
-
-
 def _each(data: Data, items: _bootstrap.Items) -> dict[str, float]:
     """Recalls of the classes that occur, or balanced accuracies of the attributes."""
     cells = _probe.recalls(items["label"], items["correct"])[0]
@@ -277,10 +251,6 @@ def _each(data: Data, items: _bootstrap.Items) -> dict[str, float]:
         }
     means = np.nanmean(cells, axis=1)
     return {f"balanced_accuracy/{name}": float(v) for name, v in zip(data.targets, means)}
-
-
-def _rows(items: _bootstrap.Items, which: np.ndarray) -> dict[str, np.ndarray]:
-    return {name: values[which] for name, values in items.items()}
 
 
 def _majority(labels: np.ndarray) -> float:

@@ -9,6 +9,7 @@ from test_pipeline import Numbers, mixture
 from facejax.data import pipeline
 from facejax.data.blocklist import read_blocklist
 from facejax.data.order import make_order
+from facejax.data.pipeline import BatchSpec
 from facejax.data.rejected import Rejected
 from facejax.errors import UserError
 
@@ -48,7 +49,7 @@ def test_replacements_are_spread_and_the_same_each_time():
 def test_blocked_records_do_not_replace_broken_ones():
     mix = mixture(Numbers(8, broken=[2, 4]))
     order = make_order(mix, 0, blocked=np.array([3, 5]))
-    found = pipeline.batches(mix, order, size=4, global_batch=8, rows=np.arange(8), steps=6)
+    found = pipeline.batches(mix, order, BatchSpec(4, 8, np.arange(8)), steps=6)
     seen = {index for batch in found for _, index in batch.ids}
     assert seen == {0, 1, 6, 7}
 

@@ -1,6 +1,7 @@
 """Batches: what stands where depends on (seed, n) alone, and nothing broken stops a run."""
 
 import csv
+import dataclasses
 import io
 import os
 import time
@@ -15,6 +16,7 @@ from PIL import Image
 from facejax.data import pipeline
 from facejax.data.mixture import Entry, Mixture, open_sources
 from facejax.data.order import make_order
+from facejax.data.pipeline import BatchSpec
 from facejax.data.records import BadRecord, Field
 from facejax.data.rejected import Rejected
 from facejax.errors import TrainingFailed, UserError
@@ -49,10 +51,14 @@ def mixture(*sources, weights=None):
     return Mixture([Entry(f"s{i}", s, w) for i, (s, w) in enumerate(zip(sources, weights))])
 
 
+WANTED = {f.name for f in dataclasses.fields(BatchSpec)}
+
+
 def batches(mix, seed=3, sampler="shuffle", **kwargs):
-    defaults = {"size": 4, "global_batch": 8, "rows": np.arange(8), "steps": 6}
+    options = {"size": 4, "global_batch": 8, "rows": np.arange(8), "steps": 6} | kwargs
+    wanted = {name: options.pop(name) for name in WANTED & options.keys()}
     order = make_order(mix, seed, sampler)
-    return list(pipeline.batches(mix, order, **(defaults | kwargs)))
+    return list(pipeline.batches(mix, order, BatchSpec(**wanted), **options))
 
 
 def ids(found):

@@ -11,6 +11,7 @@ from facejax import plugins
 from facejax.data import pipeline
 from facejax.data.mixture import Entry, Mixture
 from facejax.data.order import make_order
+from facejax.data.pipeline import BatchSpec
 from facejax.data.records import BadRecord, Field
 from facejax.data.sampling import Groups, Sampler, identities_of, people_of
 from facejax.errors import TrainingFailed, UserError
@@ -123,8 +124,8 @@ def test_rows_do_not_depend_on_processes_or_restarts(sampler):
 
     def ids(rows, start=0):
         order = make_order(mix, 7, sampler)
-        batches = pipeline.batches(mix, order, size=4, global_batch=8, rows=rows, start=start,
-                                   steps=9, fields=["identity"])  # fmt: skip
+        wanted = BatchSpec(4, 8, rows, ["identity"])
+        batches = pipeline.batches(mix, order, wanted, start=start, steps=9)
         return [list(zip(b.ids, b.arrays["identity"].tolist())) for b in batches]
 
     whole = ids(np.arange(8))
@@ -152,7 +153,7 @@ def test_a_broken_picture_is_replaced_by_another_of_the_same_person():
     broken = np.concatenate([np.flatnonzero(of == 0)[:2], np.flatnonzero(of == 2)])
     mix = mixture(People(of, broken=broken))
     order = make_order(mix, 0, pk(3, 2))
-    found = pipeline.batches(mix, order, size=4, global_batch=6, rows=np.arange(6), steps=8)
+    found = pipeline.batches(mix, order, BatchSpec(4, 6, np.arange(6)), steps=8)
     for step, batch in enumerate(found):
         wanted = of[[order[6 * step + row] for row in range(6)]]
         got = np.array([index for _, index in batch.ids])
@@ -162,9 +163,9 @@ def test_a_broken_picture_is_replaced_by_another_of_the_same_person():
         for group in got.reshape(3, 2):
             assert of[group[0]] != 0 or len(set(group)) == 2
     mix = mixture(People(of, broken=range(10)))
+    wanted = BatchSpec(4, 6, np.arange(6))
     with pytest.raises(TrainingFailed, match="s0: 1000 broken records in a row"):
-        list(pipeline.batches(mix, make_order(mix, 0, pk(3, 2)), size=4, global_batch=6,
-                              rows=np.arange(6), steps=1))  # fmt: skip
+        list(pipeline.batches(mix, make_order(mix, 0, pk(3, 2)), wanted, steps=1))
 
 
 @settings(max_examples=60, deadline=None)

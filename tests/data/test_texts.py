@@ -7,6 +7,7 @@ from test_pipeline import Numbers, mixture
 from facejax import tokenizer
 from facejax.data import pipeline
 from facejax.data.order import make_order
+from facejax.data.pipeline import BatchSpec
 from facejax.data.records import Field
 from facejax.data.texts import Texts, given
 
@@ -37,10 +38,8 @@ def test_rows_get_one_of_their_captions_wherever_they_are_read(texts):
     order = make_order(mix, 0, "sequential")
 
     def read(rows, start=0):
-        options = {"size": 4, "global_batch": 6, "rows": np.asarray(rows), "steps": 20}
-        return list(
-            pipeline.batches(mix, order, **options, start=start, fields=("text",), texts=texts)
-        )
+        wanted = BatchSpec(4, 6, np.asarray(rows), ("text",), texts)
+        return list(pipeline.batches(mix, order, wanted, start=start, steps=20))
 
     whole = read(range(6))
     first = {texts.tokenizer.decode(batch.arrays["text"][0]).strip() for batch in whole}
@@ -68,9 +67,8 @@ class Named(Numbers):
 
 def test_names_of_a_picture_become_rows_of_ids(texts):
     mix = mixture(Named())
-    options = {"size": 4, "global_batch": 3, "rows": np.arange(3), "steps": 1, "texts": texts}
-    order = make_order(mix, 0, "sequential")
-    (batch,) = pipeline.batches(mix, order, **options, fields=("names",))
+    wanted = BatchSpec(4, 3, np.arange(3), ("names",), texts)
+    (batch,) = pipeline.batches(mix, make_order(mix, 0, "sequential"), wanted, steps=1)
     ids = batch.arrays["names"]
     assert (ids.shape, ids.dtype) == ((3, 2, 12), np.int32)
     assert batch.arrays["count_names"].tolist() == [0, 1, 2]

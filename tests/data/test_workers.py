@@ -13,16 +13,16 @@ from PIL import Image
 from facejax.data import workers
 from facejax.data.mixture import open_sources
 from facejax.data.order import make_order
-from facejax.data.pipeline import batches
+from facejax.data.pipeline import BatchSpec, batches
 from facejax.data.reading import Reading
 from facejax.errors import TrainingFailed
 
 B, SIZE = 8, 16
 
 
-def recipe(*sources, **keys):
-    rows = np.array([0, 1, 2, 5, 7])
-    return workers.Recipe(workers.plain(sources), 3, SIZE, B, rows, **keys)
+def recipe(*sources, fields=()):
+    wanted = BatchSpec(SIZE, B, np.array([0, 1, 2, 5, 7]), fields)
+    return workers.Recipe(workers.plain(sources), wanted, seed=3)
 
 
 def folder(path, count, broken=()):
@@ -41,9 +41,7 @@ def test_processes_give_what_threads_give(tmp_path):
     mixture = open_sources(made.sources)
     same = {"start": 2, "steps": 7}
     found = list(workers.batches(made, mixture, **same, processes=2))
-    order = make_order(mixture, 3)
-    options = {"size": SIZE, "global_batch": B, "rows": made.rows, "fields": made.fields}
-    wanted = list(batches(mixture, order, **options, **same))
+    wanted = list(batches(mixture, make_order(mixture, 3), made.wanted, **same))
     assert [b.step for b in found] == [b.step for b in wanted] == [2, 3, 4, 5, 6]
     for a, b in zip(found, wanted):
         assert a.ids == b.ids
@@ -86,6 +84,8 @@ def test_a_process_that_dies_is_told(tmp_path):
     next(found)
     for process in found.gi_frame.f_locals["made"]:
         os.kill(process._process.pid, signal.SIGKILL)
+        process._process.wait()
+        process._send(0)  # stays in the pipe's buffer, which closing it writes out
     with pytest.raises(TrainingFailed, match=r"data process \d: ended, status -9"):
         list(found)
 

@@ -7,7 +7,7 @@ from support import resolve
 from facejax import session, state
 from facejax.data.mixture import open_sources
 from facejax.data.order import make_order
-from facejax.data.pipeline import batches
+from facejax.data.pipeline import BatchSpec, batches
 from facejax.errors import UserError
 from facejax.planning import inputs
 
@@ -62,20 +62,8 @@ def test_the_batch_is_that_of_the_pipeline():
     program, _ = inputs.program(run, known)
     found = inputs.batch(program, known)
     mixture = open_sources((HERE,))
-    real = next(
-        iter(
-            batches(
-                mixture,
-                make_order(mixture, seed=0),
-                size=16,
-                global_batch=run.global_batch,
-                fields=program.fields(),
-                start=0,
-                steps=1,
-                rows=np.arange(run.global_batch),
-            )
-        )
-    ).arrays
+    wanted = BatchSpec(16, run.global_batch, np.arange(run.global_batch), program.fields())
+    real = next(batches(mixture, make_order(mixture, seed=0), wanted, steps=1)).arrays
     assert {k: (v.shape, v.dtype) for k, v in found.items()} == {
         k: (v.shape, v.dtype) for k, v in real.items()
     }

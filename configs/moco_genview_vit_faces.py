@@ -1,0 +1,23 @@
+"""GenView's weights on MoCo, between augmented views of one picture, on 9,582 real faces.
+
+Command:  python -m facejax.train --config=configs/moco_genview_vit_faces.py:FOLDER --workdir=DIR
+          (FOLDER holds celeba_dev.zip, celebamask256_dev.zip, helen256_dev.zip,
+          lfw128.zip and pairs.txt; default ../shared/data)
+Hardware: not measured
+Time:     not measured
+Result:   not measured
+
+Half of the paper: pairs are weighted by quality, told by the encoder in training itself, but no
+view is generated. mocov3_genview_vit_faces.py is the whole of it, for whoever has the images.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(folder: str = "../shared/data") -> ConfigDict:
+    config = common.vit_small(folder)
+    moco = {"queue": 4096, "momentum": 0.99}
+    config.objective.moco = ConfigDict({**moco, "modifiers": {"genview": {}}})
+    return config
