@@ -54,6 +54,17 @@ def test_methods_differ_in_their_objectives_alone(name):
     assert config.to_dict(config.resolve(resolved)) == config.to_dict(run)
 
 
+def test_what_is_not_there_is_left_out_with_its_reason(tmp_path):
+    folder = tmp_path / "nothing"
+    names = "simclr,mocov3_genview"
+    command = [f"--data={folder}", f"--out={tmp_path}", f"--only={names}", "--seeds=1"]
+    assert benchmark.run(command) == 3
+    left_out = json.loads((tmp_path / "results.json").read_text())["left_out"]
+    assert left_out["simclr"].startswith(f"{folder}/celeba_dev.zip: ")
+    assert left_out["mocov3_genview"] == "data.sources: faces is not here"
+    assert "Not run: simclr (" in (tmp_path / "results.md").read_text()
+
+
 def test_labels_of_a_methods_sources_are_kept():
     celeba, *others = usable("attract_repel")["data"]["sources"]
     assert celeba["labels"] == "faces/celeba_dev_attr.csv"
