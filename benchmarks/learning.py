@@ -1,7 +1,7 @@
 """Whether an objective learns: a short run on procedural faces, its control, and their measures.
 
     python -m benchmarks.learning --config=configs/simclr_vit_faces.py --workdir=DIR
-        [--modifier=NAME] [--shuffle] [--steps=N]
+        [--modifiers=CONFIG] [--shuffle] [--steps=N]
 
 The objective section is the config's; encoder, faces and optimiser are the same for all. People
 differ in geometry alone, and their pictures in what crops and colour jitter take away too. The
@@ -31,7 +31,7 @@ from facejax.metrics import load_eval, read_jsonl
 from facejax.session import prepare, spec_of
 from facejax.train import train
 
-STEPS = 300
+STEPS = 400
 VARY = ("identity", "framing", "camera")
 CLIP = 4  # people of a clip, where an objective wants clips
 BASELINES = ("random", "pixels")
@@ -41,15 +41,20 @@ BASELINES = ("random", "pixels")
 
 
 def effective_rank(embeddings: np.ndarray) -> float:
-    """How many directions embeddings use: exp of the entropy of their normalised singular values.
+    """How many directions embeddings use: exp of the entropy of what each adds to their variance.
 
-    Roy & Vetterli 2007, of the unit vectors: 1 where all are the same, at most min(n, D). RankMe
-    (Garrido et al. 2023, arXiv:2210.02885) measures the same of raw vectors.
+    The effective rank (Roy & Vetterli 2007) of the second moments of the unit vectors z, that is
+    of mean z z^T; as a number of things that differ it is the Vendi score of their cosines
+    (Friedman & Dieng 2022, arXiv:2210.02410). It is 1 where all are the same, and at most
+    min(n, D). RankMe (Garrido et al. 2023, arXiv:2210.02885) takes the vectors themselves in place
+    of their moments, so singular values in place of their squares; a direction with a thousandth
+    of the variance of the first then counts for a thirtieth of it, and a random encoder, which
+    spreads a little noise in all directions, for more than one that tells people apart.
 
     Args:
         embeddings: f32[n, D].
     """
-    values = np.linalg.svd(unit(embeddings), compute_uv=False)
+    values = np.linalg.svd(unit(embeddings), compute_uv=False) ** 2
     share = values[values > 0] / values.sum()
     return float(np.exp(-np.sum(share * np.log(share))))
 
@@ -128,19 +133,19 @@ def setting(objective: dict[str, Any], steps: int = STEPS) -> dict[str, Any]:
     unseen = {**faces, "n": 600, "identities": 60, "first_identity": 10_000}
     values = {
         "steps": steps,
-        "global_batch": 64,
+        "global_batch": 128,
         "log_every": 50,
         "report": False,
         "encoder": {
-            "name": "vit",
+            "name": "face_vit",
             "width": 64,
-            "depth": 3,
+            "depth": 2,
             "heads": 4,
-            "patch": 4,
-            "pool": "mean",
+            "patch": 8,
+            "embed": 64,
         },
         "objective": objective,
-        "optimizer": {"name": "adamw", "base_lr": 4e-3, "clip": 3.0},
+        "optimizer": {"name": "adamw", "base_lr": 2e-3, "clip": 3.0},
         "data": {"size": 32, "cache": "decoded"},
         "checkpoint": {"every_steps": steps, "keep": 1},
         "eval": {"knn": {"type": "knn", "source": unseen, "k": (5,), "bootstrap": 0}},
@@ -192,9 +197,14 @@ def embeds(run: config.Run) -> bool:
     )
 
 
-def with_modifier(objective: dict[str, Any], name: str) -> dict[str, Any]:
-    """An objective section whose every objective has a modifier, with the modifier's defaults."""
-    return {label: {**options, "modifiers": {name: {}}} for label, options in objective.items()}
+def modifiers_of(objective: dict[str, Any]) -> dict[str, Any]:
+    """The modifiers of an objective section with their options, whatever objective has them."""
+    return {k: v for options in objective.values() for k, v in options.get("modifiers", {}).items()}
+
+
+def modified(objective: dict[str, Any], modifiers: dict[str, Any]) -> dict[str, Any]:
+    """An objective section whose every objective has these modifiers and no others."""
+    return {label: {**options, "modifiers": modifiers} for label, options in objective.items()}
 
 
 def run(argv: list[str]) -> None:
@@ -202,13 +212,13 @@ def run(argv: list[str]) -> None:
     parser = cli.Parser(prog="python -m benchmarks.learning", description=__doc__)
     parser.add_argument("--config", required=True, help="a config with an objective section")
     parser.add_argument("--workdir", required=True, type=Path)
-    parser.add_argument("--modifier", help="put on every objective of the section")
+    parser.add_argument("--modifiers", help="a config whose modifiers every objective gets")
     parser.add_argument("--shuffle", action="store_true", help="the control")
     parser.add_argument("--steps", type=int, default=STEPS)
     args = parser.parse_args(argv)
     objective = objective_section(args.config)
-    if args.modifier:
-        objective = with_modifier(objective, args.modifier)
+    if args.modifiers:
+        objective = modified(objective, modifiers_of(objective_section(args.modifiers)))
     resolved = config.resolve(setting(objective, args.steps))
     args.workdir.mkdir(parents=True, exist_ok=True)
     train(prepare(shuffled(resolved) if args.shuffle else resolved, args.workdir))

@@ -1,4 +1,4 @@
-"""CAAE's uniform code beside MAE with a small ViT at 64 px, on 9,582 real faces.
+"""CAAE's uniform code beside SimCLR with a small ViT at 64 px, on 9,582 real faces.
 
 Command:  python -m facejax.train --config=configs/adversarial_prior_vit_faces.py:FOLDER
           --workdir=DIR
@@ -8,7 +8,8 @@ Hardware: 2 CPU cores
 Time:     not measured
 Result:   not measured
 
-The paper: Adam (0.5, 0.999), 2e-4, batches of 100, 50 epochs of UTKFace.
+The prior alone teaches nothing of a face. The paper has it on an autoencoder's bottleneck:
+Adam (0.5, 0.999), 2e-4, batches of 100, 50 epochs of UTKFace.
 """
 
 from ml_collections import ConfigDict
@@ -17,8 +18,7 @@ from configs import common
 
 
 def get_config(folder: str = "../shared/data") -> ConfigDict:
-    config = common.vit_tiny(folder)
-    config.encoder.patch = 8
-    config.objective.mae = ConfigDict({"decoder_depth": 2})
+    config = common.face_vit_tiny(folder)
+    config.objective.simclr = ConfigDict(common.SIMCLR)
     config.objective.adversarial_prior = ConfigDict({"weight": 0.01})
     return config

@@ -7,6 +7,39 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+VIEWS = {
+    "scale": (0.7, 1.0),
+    "jitter": (0.4, 0.4, 0.4, 0.2),
+    "blur": (0.0, 0.0),
+    "solarize": (0.0, 0.0),
+}
+"""Two views of an aligned face that still show most of it, as short runs need."""
+
+CROPS = {
+    "scale": (0.7, 1.0),
+    "local_scale": (0.5, 0.7),
+    "local_crops": 2,
+    "local_size": 1.0,  # what `face_vit` can see
+    "blur": (0.0, 0.0, 0.0),
+    "solarize": (0.0, 0.0, 0.0),
+}
+"""The same for multi-crop."""
+
+SIMCLR = {"hidden": 512, "depth": 2, "scale": VIEWS["scale"], "strength": 0.5, "blur": 0.0}
+
+MOCO = {"hidden": 512, "queue": 1024, "momentum": 0.99, **VIEWS}
+
+MOCO_V3 = {"hidden": 512, "out": 128, "momentum": 0.99, **VIEWS}
+
+DINO = {
+    "hidden": 512,
+    "bottleneck": 128,
+    "prototypes": 256,
+    "teacher_tau": 0.02,
+    "momentum": 0.99,
+    **CROPS,
+}
+
 
 def faces(folder: str) -> tuple[dict[str, Any], ...]:
     """9,582 faces without labels: CelebA, CelebAMask-HQ and Helen."""
@@ -130,24 +163,16 @@ def vit_tiny(folder: str) -> ConfigDict:
     return config
 
 
-def vit_small(folder: str) -> ConfigDict:
-    """ViT-S/16 at 112 px on `faces`, for an accelerator; the objective is left out."""
-    config = ConfigDict()
-    config.seed = 0
-    config.epochs = 100.0
-    config.global_batch = 256
-    config.dtype = "bfloat16"
+def face_vit_tiny(folder: str) -> ConfigDict:
+    """As `vit_tiny`, but with the encoder `face_vit`, for objectives that compare views.
 
-    config.encoder = ConfigDict({"name": "vit", "variant": "S", "patch": 16, "pool": "mean"})
-    config.objective = ConfigDict()
-    config.data = ConfigDict({"size": 112, "cache": "decoded", "sources": faces(folder)})
-
-    # MoCo v3's for ViTs.
-    config.optimizer = ConfigDict({"name": "adamw", "base_lr": 1.5e-4, "weight_decay": 0.1})
-    config.optimizer.schedule = ConfigDict({"kind": "cosine", "warmup": 0.13})
-    config.checkpoint = ConfigDict({"every_steps": 500, "keep": 1})
-    config.export = ("timm",)
-    config.eval = lfw(folder)
+    Its neck knows where each patch is and takes away what all faces share, which is most of what a
+    ViT that has learned nothing sees in aligned faces: docs/objectives.md, "Short runs on faces".
+    """
+    config = vit_tiny(folder)
+    config.encoder = ConfigDict(
+        {"name": "face_vit", "width": 128, "depth": 4, "heads": 4, "patch": 16, "embed": 128}
+    )
     return config
 
 

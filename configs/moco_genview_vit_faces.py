@@ -3,7 +3,7 @@
 Command:  python -m facejax.train --config=configs/moco_genview_vit_faces.py:FOLDER --workdir=DIR
           (FOLDER holds celeba_dev.zip, celebamask256_dev.zip, helen256_dev.zip,
           lfw128.zip and pairs.txt; default ../shared/data)
-Hardware: not measured
+Hardware: 2 CPU cores
 Time:     not measured
 Result:   not measured
 
@@ -17,7 +17,6 @@ from configs import common
 
 
 def get_config(folder: str = "../shared/data") -> ConfigDict:
-    config = common.vit_small(folder)
-    moco = {"queue": 4096, "momentum": 0.99}
-    config.objective.moco = ConfigDict({**moco, "modifiers": {"genview": {}}})
+    config = common.face_vit_tiny(folder)
+    config.objective.moco = ConfigDict({**common.MOCO, "modifiers": {"genview": {}}})
     return config

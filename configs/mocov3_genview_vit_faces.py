@@ -1,9 +1,9 @@
-"""MoCo v3 on pairs of a face and a generated one, weighted by quality (GenView), at 112 px.
+"""MoCo v3 on pairs of a face and a generated one, weighted by quality (GenView), at 64 px.
 
 Command:  python -m facejax.train --config=configs/mocov3_genview_vit_faces.py:FOLDER --workdir=DIR
           (FOLDER holds faces/images/*.jpg, faces/generated/*.jpg, encoder (a run or an export
-          at 112 px), lfw128.zip and pairs.txt; default ../shared/data)
-Hardware: not measured
+          at 64 px), lfw128.zip and pairs.txt; default ../shared/data)
+Hardware: 2 CPU cores
 Time:     not measured
 Result:   not measured
 
@@ -17,9 +17,11 @@ from configs import common
 
 
 def get_config(folder: str = "../shared/data") -> ConfigDict:
-    config = common.vit_small(folder)
+    config = common.face_vit_tiny(folder)
     quality = {"genview": {"encoder": f"{folder}/encoder"}}
-    config.objective.mocov3 = ConfigDict({"second": "generated", "modifiers": quality})
+    config.objective.mocov3 = ConfigDict(
+        {**common.MOCO_V3, "second": "generated", "modifiers": quality}
+    )
 
     twins = {"images": "images/*.jpg", "generated": "generated/{stem}.jpg", "missing": "unknown"}
     config.data.sources = ({"name": "folder", "path": f"{folder}/faces", **twins},)

@@ -1,9 +1,9 @@
-"""MoCo v3 with the class pairs of Hydra on a small ViT at 112 px, people as classes.
+"""MoCo v3 with the class pairs of Hydra on a small ViT at 64 px, people as classes.
 
 Command:  python -m facejax.train --config=configs/mocov3_hydra_vit_faces.py:FOLDER --workdir=DIR
           (FOLDER holds celeba_dev.zip, celeba_dev_identity.csv, celebamask256_dev.zip,
           helen256_dev.zip, lfw128.zip and pairs.txt; default ../shared/data)
-Hardware: not measured
+Hardware: 2 CPU cores
 Time:     not measured
 Result:   not measured
 
@@ -17,8 +17,8 @@ from configs import common
 
 
 def get_config(folder: str = "../shared/data") -> ConfigDict:
-    config = common.vit_small(folder)
-    config.objective.mocov3 = ConfigDict({"modifiers": {"hydra": {}}})
+    config = common.face_vit_tiny(folder)
+    config.objective.mocov3 = ConfigDict({**common.MOCO_V3, "modifiers": {"hydra": {}}})
 
     people = {"labels": f"{folder}/celeba_dev_identity.csv", "identity": "column"}
     config.data.sources = tuple(

@@ -14,8 +14,6 @@ from configs import common
 
 
 def get_config(folder: str = "../shared/data") -> ConfigDict:
-    config = common.vit_tiny(folder)
-    config.objective.simclr = ConfigDict(
-        {"hidden": 512, "depth": 2, "scale": (0.3, 1.0), "strength": 0.5}
-    )
+    config = common.face_vit_tiny(folder)
+    config.objective.simclr = ConfigDict(common.SIMCLR)
     return config

@@ -1,9 +1,10 @@
 """Objectives learn what they claim: embeddings that tell unseen people apart, by means of pairs.
 
 Each run is a process of its own, on procedural faces (`benchmarks/learning.py`), with the objective
-section of its config; modifiers run with their defaults under every base that offers them pairs.
-They are held to the random encoder and to the same run with shuffled pairs. An objective that does
-not train the pooled embedding itself (it restores pixels, or matches them) is held to its loss.
+section of its config; modifiers run with the options of theirs under every base that offers them
+pairs. They are held to the random encoder and to the same run with shuffled pairs. An objective
+that does not train the pooled embedding itself (it restores pixels, or matches them) is held to its
+loss.
 """
 
 import functools
@@ -35,6 +36,11 @@ CONFIGS = {
 }
 
 
+# All images of SimCLR's batch repel each other, and VICReg decorrelates features, without any pair:
+# shuffling pairs leaves their rank, or raises it, and only kNN falls.
+SPREADING = {"simclr", "vicreg"}
+
+
 def section(name: str) -> dict:
     return learning.objective_section(CONFIGS[name])
 
@@ -50,6 +56,15 @@ def bases() -> list[str]:
     return found
 
 
+def modifiers() -> dict[str, str]:
+    """Modifier -> the name of the first config that has it."""
+    found = {}
+    for name in CONFIGS:
+        for modifier in learning.modifiers_of(section(name)):
+            found.setdefault(modifier, name)
+    return found
+
+
 # ------------------------------------------------------------------------ what the runs are held to
 
 
@@ -62,7 +77,7 @@ def test_effective_rank_counts_directions():
     assert learning.effective_rank(rng.normal(size=(500, 16))) > 15
     z = rng.normal(size=(30, 6))
     z /= np.linalg.norm(z, axis=1, keepdims=True)
-    share = np.sqrt(np.linalg.eigvalsh(z.T @ z))
+    share = np.linalg.eigvalsh(z.T @ z)
     share /= share.sum()
     want = np.prod(share**-share)
     np.testing.assert_allclose(learning.effective_rank(7 * z), want, rtol=1e-6)
@@ -114,7 +129,12 @@ def test_settings_differ_in_their_objective_alone():
         assert run.evals == runs["simclr"].evals
     assert [name for name, run in runs.items() if run.data.group > 1] == ["isr"]
     assert "simclr" in bases()
+    assert modifiers().keys() == set(plugins.names("modifier"))
+    assert modifiers()["genview"] == "moco_genview"  # the other wants generated images
     assert not learning.unfit(section("simclr"))
+    halp = learning.modifiers_of(section("moco_halp"))
+    assert list(halp) == ["halp"]
+    assert learning.modified(section("moco"), halp) == section("moco_halp")
     other = {"simclr": {"modifiers": {"gate": {}}}, "distil": {"path": "teacher"}}
     assert "teacher" in learning.unfit(other)
     assert learning.unfit({"distil": {"cached": "feature"}}) == "no 'feature'"
@@ -130,7 +150,7 @@ def test_settings_differ_in_their_objective_alone():
 def learned(name: str, modifier: str = "", shuffle: bool = False, steps: int = learning.STEPS):
     """Measures of a run, cached: a control serves several tests."""
     command = [sys.executable, "-m", "benchmarks.learning", f"--config={CONFIGS[name]}"]
-    command += [f"--modifier={modifier}"] if modifier else []
+    command += [f"--modifiers={CONFIGS[modifiers()[modifier]]}"] if modifier else []
     command += ["--shuffle"] if shuffle else []
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
@@ -155,14 +175,15 @@ def test_a_run_of_two_steps_measures_encoder_and_baselines():
         assert 1 < values["rank"] < 600
 
 
-def assert_learns(found: dict, control: dict, embeds: bool = True) -> None:
+def assert_learns(name: str, found: dict, control: dict, embeds: bool = True) -> None:
     if not embeds:
         assert found["loss"] < control["loss"], (found, control)
         return
     for measure in ("knn@5", "rank"):
         value = found["encoder"][measure]
         assert value > found["random"][measure], (measure, found, control)
-        assert value > control["encoder"][measure], (measure, found, control)
+        if measure != "rank" or not SPREADING & section(name).keys():
+            assert value > control["encoder"][measure], (measure, found, control)
 
 
 @pytest.mark.nightly
@@ -171,7 +192,7 @@ def test_objective_learns(name):
     if why := learning.unfit(section(name)):
         pytest.skip(why)
     run = config.resolve(learning.setting(section(name)))
-    assert_learns(learned(name), learned(name, shuffle=True), learning.embeds(run))
+    assert_learns(name, learned(name), learned(name, shuffle=True), learning.embeds(run))
 
 
 @pytest.mark.nightly
@@ -179,7 +200,7 @@ def test_objective_learns(name):
 @pytest.mark.parametrize("base", bases())
 def test_modified_objective_learns(base, modifier):
     """The control is the base's own, so that each pair costs one run."""
-    modified = learning.with_modifier(section(base), modifier)
-    if why := learning.unfit(modified):
+    options = learning.modifiers_of(section(modifiers()[modifier]))
+    if why := learning.unfit(learning.modified(section(base), options)):
         pytest.skip(why)
-    assert_learns(learned(base, modifier), learned(base, shuffle=True))
+    assert_learns(base, learned(base, modifier), learned(base, shuffle=True))
