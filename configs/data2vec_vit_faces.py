@@ -21,7 +21,11 @@ def get_config(folder: str = "../shared/data") -> ConfigDict:
     config = common.vit_tiny(folder)
     config.encoder.update({"patch": 8, "drop_path": 0.1, "layer_scale": 0.0001})
     config.objective.data2vec = ConfigDict(
-        {"layers": 2, "momentum": {"kind": "linear", "start": 0.99, "end": 0.999}}
+        {
+            "layers": 2,
+            "momentum": {"kind": "linear", "start": 0.99, "end": 0.999},
+            "scale": common.VIEWS["scale"],
+        }
     )
     config.optimizer.update({"b2": 0.999, "clip": 3.0})
     return config
