@@ -39,7 +39,7 @@ CONFIGS = {
 SPREADING = {"simclr", "vicreg"}
 
 # A config's modifiers, and the bases that their papers name (GenView: any with a loss per pair).
-# AMCL on Barlow Twins has a form, and a config, of its own.
+# AMCL on Barlow Twins and on SimSiam has configs of its own.
 NAMED = {
     "moco_cacr": ("moco", "mocov3"),
     "moco_feature_transform": ("moco",),
@@ -47,7 +47,7 @@ NAMED = {
     "moco_hallucinator": ("moco", "simclr", "simsiam"),
     "moco_halp": ("moco",),
     "mocov3_hydra": ("mocov3",),
-    "simclr_amcl": ("moco", "simclr", "simsiam"),
+    "simclr_amcl": ("moco", "simclr"),
 }
 
 
