@@ -12,8 +12,8 @@ size, learning rate, batch, steps and evaluations are the preset's, the same for
 Equal budget means the same number of images seen, not the same time: so a row does not depend on
 how busy the machine was, and a killed benchmark can go on. What a method costs is a column of its
 own. `--seconds=S` takes as many steps as the reference (SimCLR) makes in S seconds here; that is
-measured once and kept in `budget.json`. Without it a preset has its steps, about five minutes of
-SimCLR on two cores.
+measured once and kept in `budget.json`. Without it a preset has its steps; on a CPU SimCLR's
+take three and a half minutes of one core.
 
 The same command again goes on: finished runs are kept, the killed one resumes from its checkpoint.
 Each run leaves `<out>/<name>-<seed>/`, with its output in `log.txt`; after each, `results.json` and
@@ -45,7 +45,7 @@ ROOT = Path(__file__).parents[1]
 TAIL = "_vit_faces"
 REFERENCE = "simclr"
 SEEDED = ("simclr", "mae", "byol", "barlow", "fsfm")
-"""Methods with several seeds, each of another family; DINO's step takes over three of SimCLR's."""
+"""Methods with several seeds, each of another family."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from configs import common
 def get_config(folder: str = "../shared/data") -> ConfigDict:
     config = common.face_vit_tiny(folder)
     config.objective.attract_repel = ConfigDict(
-        {"field": "attributes", "of": "features", "attract": 0.1, "scale": common.VIEWS["scale"]}
+        {"field": "attributes", "of": "features", "attract": 0.1, "scale": common.SCALE}
     )
     config.data.sources = common.described(folder)
     return config

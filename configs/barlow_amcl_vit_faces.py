@@ -19,7 +19,5 @@ from configs import common
 def get_config(folder: str = "../shared/data") -> ConfigDict:
     config = common.face_vit_tiny(folder)
     amcl = {"form": "correlate", "beta": 1e-6}
-    config.objective.barlow = ConfigDict(
-        {"hidden": 512, "out": 128, "depth": 2, **common.VIEWS, "modifiers": {"amcl": amcl}}
-    )
+    config.objective.barlow = ConfigDict({**common.BARLOW, "modifiers": {"amcl": amcl}})
     return config

@@ -19,5 +19,5 @@ from configs import common
 
 def get_config(folder: str = "../shared/data") -> ConfigDict:
     config = common.face_vit_tiny(folder)
-    config.objective.barlow = ConfigDict({"hidden": 512, "out": 128, "depth": 2, **common.VIEWS})
+    config.objective.barlow = ConfigDict(common.BARLOW)
     return config

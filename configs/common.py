@@ -7,16 +7,19 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+SCALE = (0.7, 1.0)
+"""Area range of crops of an aligned face that still show most of it, as short runs need."""
+
 VIEWS = {
-    "scale": (0.7, 1.0),
+    "scale": SCALE,
     "jitter": (0.4, 0.4, 0.4, 0.2),
     "blur": (0.0, 0.0),
     "solarize": (0.0, 0.0),
 }
-"""Two views of an aligned face that still show most of it, as short runs need."""
+"""Two such views."""
 
 CROPS = {
-    "scale": (0.7, 1.0),
+    "scale": SCALE,
     "local_scale": (0.5, 0.7),
     "local_crops": 2,
     "local_size": 1.0,  # what `face_vit` can see
@@ -25,9 +28,13 @@ CROPS = {
 }
 """The same for multi-crop."""
 
-SIMCLR = {"hidden": 512, "depth": 2, "scale": VIEWS["scale"], "strength": 0.5, "blur": 0.0}
+SIMCLR = {"hidden": 512, "depth": 2, "scale": SCALE, "strength": 0.5, "blur": 0.0}
 
 MOCO = {"hidden": 512, "queue": 1024, "momentum": 0.99, **VIEWS}
+
+BARLOW = {"hidden": 512, "out": 128, "depth": 2, **VIEWS}
+
+SIMSIAM = {"hidden": 512, "out": 512, "bottleneck": 128, **VIEWS}
 
 MOCO_V3 = {"hidden": 512, "out": 128, "momentum": 0.99, **VIEWS}
 

@@ -24,7 +24,7 @@ def get_config(folder: str = "../shared/data") -> ConfigDict:
         {
             "layers": 2,
             "momentum": {"kind": "linear", "start": 0.99, "end": 0.999},
-            "scale": common.VIEWS["scale"],
+            "scale": common.SCALE,
         }
     )
     config.optimizer.update({"b2": 0.999, "clip": 3.0})

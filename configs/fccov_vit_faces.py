@@ -20,9 +20,14 @@ from configs import common
 
 def get_config(folder: str = "../shared/data") -> ConfigDict:
     config = common.face_vit_tiny(folder)
-    crops = {"scale": common.VIEWS["scale"]}
     config.objective.fccov = ConfigDict(
-        {"field": "attributes", "distance": "hamming", "out": 16, "lam": 0.003, **crops}
+        {
+            "field": "attributes",
+            "distance": "hamming",
+            "out": 16,
+            "lam": 0.003,
+            "scale": common.SCALE,
+        }
     )
     config.data.sources = common.described(folder)
     return config

@@ -19,8 +19,5 @@ from configs import common
 
 def get_config(folder: str = "../shared/data") -> ConfigDict:
     config = common.face_vit_tiny(folder)
-    heads = {"hidden": 512, "out": 512, "bottleneck": 128}
-    config.objective.simsiam = ConfigDict(
-        {**heads, **common.VIEWS, "modifiers": {"amcl": {"tau": 1.0}}}
-    )
+    config.objective.simsiam = ConfigDict({**common.SIMSIAM, "modifiers": {"amcl": {"tau": 1.0}}})
     return config

@@ -17,7 +17,5 @@ from configs import common
 
 def get_config(folder: str = "../shared/data") -> ConfigDict:
     config = common.face_vit_tiny(folder)
-    config.objective.simsiam = ConfigDict(
-        {"hidden": 512, "out": 512, "bottleneck": 128, **common.VIEWS}
-    )
+    config.objective.simsiam = ConfigDict(common.SIMSIAM)
     return config

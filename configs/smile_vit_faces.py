@@ -20,7 +20,7 @@ from configs import common
 def get_config(folder: str = "../shared/data") -> ConfigDict:
     config = common.face_vit_tiny(folder)
     config.objective.smile = ConfigDict(
-        {"function": "logdet", "intra": "correlation", "eta": 0.1, "scale": common.VIEWS["scale"]}
+        {"function": "logdet", "intra": "correlation", "eta": 0.1, "scale": common.SCALE}
     )
     config.data.sources = common.people(folder)
     return config
