@@ -35,21 +35,9 @@ from facejax.evaluators._baselines import colour_histograms
 from facejax.evaluators._embed import drawn, embed_pictures
 from facejax.evaluators._hashing import split_people
 from facejax.evaluators._pictures import Pictures, labels_of, open_pictures
+from facejax.prompts import ATTACKS
 
 JOINT = True
-
-PROMPTS: Mapping[str, tuple[str, ...]] = {
-    "live": ("a live face", "a real person in front of the camera", "a genuine face"),
-    "print": ("a printed photo of a face", "a face on a sheet of photo paper"),
-    "screen": ("a face replayed on a screen", "a phone display that shows a face"),
-    "paper_mask": ("a paper mask over a face", "someone wearing a printed mask"),
-    "silicone_mask": ("a silicone mask of a face", "a person in a rubber mask"),
-    "dark": ("a face in a dark environment", "a person barely lit at night"),
-    "tampered_id": ("a tampered photo on an identity card", "a pasted portrait in a passport"),
-    "reprint": ("a low-quality reprint of a face", "a badly copied portrait"),
-    "cutout": ("a face partly covered by a cut photo", "a person behind a piece of a picture"),
-}
-"""Texts of the attacks of the synthetic source."""
 
 Pool = Literal["class", "prompt"]
 
@@ -85,7 +73,7 @@ class Config:
     dev: float = 0.4
     column: str = "attack"
     live: str = "live"
-    prompts: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(PROMPTS))
+    prompts: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(ATTACKS))
     pool: Pool = "class"
     fpr: tuple[float, ...] = (0.01, 0.1)
     crop: float = 1.0

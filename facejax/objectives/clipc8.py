@@ -29,21 +29,9 @@ from facejax.objectives import _image_text
 from facejax.objectives._image_text import Towers
 from facejax.ops import logits
 from facejax.ops.similarity import l2_normalize
+from facejax.prompts import ATTACKS
 
 SCOPE = "batch"
-
-PROMPTS: Mapping[str, tuple[str, ...]] = {
-    "live": ("a live face", "a real person in front of the camera", "a genuine face"),
-    "print": ("a printed photo of a face", "a face on a sheet of photo paper"),
-    "screen": ("a face replayed on a screen", "a phone display that shows a face"),
-    "paper_mask": ("a paper mask over a face", "someone wearing a printed mask"),
-    "silicone_mask": ("a silicone mask of a face", "a person in a rubber mask"),
-    "dark": ("a face in a dark environment", "a person barely lit at night"),
-    "tampered_id": ("a tampered photo on an identity card", "a pasted portrait in a passport"),
-    "reprint": ("a low-quality reprint of a face", "a badly copied portrait"),
-    "cutout": ("a face partly covered by a cut photo", "a person behind a piece of a picture"),
-}
-"""facejax's own: those of the paper are not public, nor whether live faces are one of its eight."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +45,7 @@ class Config(Towers):
     """
 
     # Mappings have no hash; equality still compares them.
-    prompts: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: PROMPTS, hash=False)
+    prompts: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: ATTACKS, hash=False)
     field: str = "attack"
     tau: float = 0.07
 
