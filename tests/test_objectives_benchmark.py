@@ -71,7 +71,7 @@ def test_labels_of_a_methods_sources_are_kept():
     assert not any("labels" in source for source in others)
 
 
-ROW = {"lfw/interval": [0.6, 0.64], "rank": 12.3}
+ROW = {"rank": 12.3}
 ROWS = [
     {
         "name": "raw pixels",
@@ -85,6 +85,7 @@ ROWS = [
             "name": "simclr",
             "seed": seed,
             "lfw/accuracy": 0.61 + 0.01 * seed,
+            "lfw/accuracy@random_diff": [-0.01 + 0.01 * seed, 0.03 + 0.01 * seed],
             "attributes/balanced_accuracy": 0.7,
             "knn/knn@1": 0.05,
             "ms_per_image": 3.0,
@@ -98,6 +99,7 @@ ROWS = [
         "name": "attract_repel",
         "seed": 0,
         "lfw/accuracy": 0.62,
+        "lfw/accuracy@random_diff": [0.012, 0.034],
         "attributes/balanced_accuracy": 0.8,
         "knn/knn@1": 0.05,
         "ms_per_image": 1.0,
@@ -113,9 +115,10 @@ def test_table_has_a_line_per_method():
     head, rule, *lines = benchmark.table(ROWS).splitlines()
     assert {line.count("|") for line in (head, rule, *lines)} == {head.count("|")}
     pixels, simclr, attract, broken = ([c.strip() for c in x.split("|")[1:-1]] for x in lines)
-    assert pixels[:3] == ["raw pixels", "63.0 [60.0, 64.0]", "70.0"]
-    assert simclr[:2] == ["simclr", "62.0 ± 1.0"]
+    assert pixels[:3] == ["raw pixels", "63.0", "70.0"]
+    assert simclr[:2] == ["simclr", "62.0 ± 1.0 (-1.0 to +5.0)"]
     assert simclr[-1] == "3"
+    assert attract[1] == "62.0 (+1.2 to +3.4)"
     assert attract[2] == "80.0†"  # it was trained on the probe's answers
     assert attract[6] == ""
     assert broken[1] == "exit status 3: not finite"
@@ -199,6 +202,8 @@ def test_it_measures_and_goes_on_where_it_was(faces, tmp_path):
         assert 1 <= row["rank"] <= 600  # of as many embeddings at most
     for row in rows[2:]:
         assert row["images"] == 2 * benchmark.PRESETS["cpu"].batch
+        low, high = row["lfw/accuracy@random_diff"]
+        assert low <= row["lfw/accuracy"] - rows[0]["lfw/accuracy"] <= high
         assert row["ms_per_image"] > 0
         assert row["gflops_per_image"] > 0
     text = (out / "results.md").read_text()
