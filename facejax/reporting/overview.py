@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 
@@ -48,7 +49,9 @@ def what_it_is(run: Run) -> str:
     config = run.config
     encoder = config.get("encoder.name", "an encoder")
     labels = dict.fromkeys(k.split(".")[1] for k in config if k.startswith("objective."))
-    sources = [v for k, v in config.items() if k.startswith("data.sources") and k.endswith(".name")]
+    named = [k for k in config if k.startswith("data.sources") and k.endswith(".name")]
+    paths = [config.get(f"{k.removesuffix('name')}path") for k in named]
+    sources = [f"{config[k]} {Path(p).name}" if p else config[k] for k, p in zip(named, paths)]
     aims = " + ".join(labels) or "no objective"
     return f"Pretraining of {encoder} with {aims} on {', '.join(map(str, sources)) or 'no source'}."
 
