@@ -4,8 +4,9 @@ Command:  python -m facejax.train --config=configs/barlow_vit_faces.py:FOLDER --
           (FOLDER holds celeba_dev.zip, celebamask256_dev.zip, helen256_dev.zip,
           lfw128.zip and pairs.txt; default ../shared/data)
 Hardware: 2 CPU cores
-Time:     not measured
-Result:   not measured
+Time:     3 min 20 s of one core for 400 steps of 128
+Result:   LFW View 2 64.0 %, attributes 70.1 %, kNN 5.0 % (mean of 3 seeds), as
+          benchmarks/objectives.py runs it; see benchmarks/results/objectives/
 
 The paper trains a ResNet-50 with LARS at a batch of 2,048 and a projector of width 8,192: lr 0.2
 per 256 and 0.0048 for biases and norms, which is the rule

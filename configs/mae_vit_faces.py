@@ -4,8 +4,9 @@ Command:  python -m facejax.train --config=configs/mae_vit_faces.py:FOLDER --wor
           (FOLDER holds celeba_dev.zip, celebamask256_dev.zip, helen256_dev.zip, lfw128.zip and
           pairs.txt; default ../shared/data)
 Hardware: 2 CPU cores
-Time:     not measured
-Result:   not measured
+Time:     1 min 01 s of one core for 400 steps of 128
+Result:   LFW View 2 59.5 %, attributes 69.8 %, kNN 6.2 % (mean of 3 seeds), as
+          benchmarks/objectives.py runs it; see benchmarks/results/objectives/
 """
 
 from ml_collections import ConfigDict

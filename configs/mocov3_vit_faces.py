@@ -4,8 +4,9 @@ Command:  python -m facejax.train --config=configs/mocov3_vit_faces.py:FOLDER --
           (FOLDER holds celeba_dev.zip, celebamask256_dev.zip, helen256_dev.zip,
           lfw128.zip and pairs.txt; default ../shared/data)
 Hardware: 2 CPU cores
-Time:     not measured
-Result:   not measured
+Time:     4 min 13 s of one core for 400 steps of 128
+Result:   LFW View 2 64.1 %, attributes 71.7 %, kNN 8.2 %, as benchmarks/objectives.py runs it; see
+          benchmarks/results/objectives/
 
 The paper trains for 300 epochs of ImageNet at a batch of 4,096.
 """

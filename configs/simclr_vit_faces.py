@@ -4,8 +4,9 @@ Command:  python -m facejax.train --config=configs/simclr_vit_faces.py:FOLDER --
           (FOLDER holds celeba_dev.zip, celebamask256_dev.zip, helen256_dev.zip, lfw128.zip and
           pairs.txt; default ../shared/data)
 Hardware: 2 CPU cores
-Time:     not measured
-Result:   not measured
+Time:     3 min 19 s of one core for 400 steps of 128
+Result:   LFW View 2 65.0 %, attributes 71.0 %, kNN 8.7 % (mean of 3 seeds), as
+          benchmarks/objectives.py runs it; see benchmarks/results/objectives/
 """
 
 from ml_collections import ConfigDict

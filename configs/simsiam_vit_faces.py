@@ -4,8 +4,9 @@ Command:  python -m facejax.train --config=configs/simsiam_vit_faces.py:FOLDER -
           (FOLDER holds celeba_dev.zip, celebamask256_dev.zip, helen256_dev.zip,
           lfw128.zip and pairs.txt; default ../shared/data)
 Hardware: 2 CPU cores
-Time:     not measured
-Result:   not measured
+Time:     3 min 25 s of one core for 400 steps of 128
+Result:   LFW View 2 62.5 %, attributes 70.1 %, kNN 5.4 %, as benchmarks/objectives.py runs it; see
+          benchmarks/results/objectives/
 
 The paper trains a ResNet-50 with SGD at a batch of 512: lr 0.05 per 256, decay 1e-4, momentum 0.9.
 """
