@@ -4,7 +4,6 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from facejax.errors import UserError
 from facejax.evaluators import Result
 from facejax.metrics import Writer, save_eval, save_preview
 from facejax.report import run, write_report
-from facejax.reporting import overview
 from facejax.reporting.rundir import read_runs
 
 CONFIG = {
@@ -192,14 +190,6 @@ def other(tmp_path_factory) -> Path:
     changed = json.loads(json.dumps(CONFIG))
     changed["objective"]["simclr"]["tau"] = 0.2
     return make_run(tmp_path_factory.mktemp("more") / "second", 1, changed)
-
-
-def test_a_run_says_which_images_it_saw():
-    sources = {"data.sources.0.name": "folder", "data.sources.0.path": "here/faces.zip"}
-    sources |= {"data.sources.1.name": "synthetic"}
-    run = SimpleNamespace(config={"encoder.name": "vit", "objective.mae.weight": 1.0, **sources})
-    told = overview.what_it_is(run)
-    assert told == "Pretraining of vit with mae on folder faces.zip, synthetic."
 
 
 def test_one_run_shows_every_part(one, tmp_path):
