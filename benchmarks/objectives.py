@@ -248,7 +248,7 @@ def rank_of(workdir: Path, steps: int, tail: str) -> float:
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: a line per method, means and deviations where there are several seeds.
 
-    In brackets, of one seed the interval of what it has before the random encoder, of several the
+    In brackets, of one seed the interval of how far it is above the random encoder, of several the
     least low end and the greatest high one.
     """
     head = ("method", "LFW View 2, %", "attributes, %", "kNN, %", "rank", "ms/image")
@@ -297,12 +297,12 @@ def _lead(rows: list[dict[str, Any]], metric: str) -> str:
 NOTES = """
 A smoke test of learning, not a ranking claim: one small encoder, few images, and recipes that were
 found on procedural faces, none on these. All methods saw the same number of images. In brackets:
-what a method has before the random encoder, the ends of the 95 % interval of the paired difference,
-over people (of several seeds the outermost ends, beside mean and deviation). LFW View 2: accuracy;
-attributes: balanced accuracy of a linear probe of 40 CelebA attributes on unseen people, whose
-pictures were pretrained on without labels (†: with these very labels, so it is no test); kNN: the
-nearest other picture of LFW is of the same person; rank: effective rank of embeddings of LFW;
-ms/image: of a training step on this machine.
+by how much a method is above the random encoder, the ends of the 95 % interval of the paired
+difference, over people (of several seeds the outermost ends, beside mean and deviation). LFW View
+2: accuracy; attributes: balanced accuracy of a linear probe of 40 CelebA attributes on unseen
+people, whose pictures were pretrained on without labels (†: with these very labels, so it is no
+test); kNN: the nearest other picture of LFW is of the same person; rank: effective rank of
+embeddings of LFW; ms/image: of a training step on this machine.
 """
 
 

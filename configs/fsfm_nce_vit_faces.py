@@ -4,7 +4,7 @@ Command:  python -m facejax.train --config=configs/fsfm_nce_vit_faces.py:FOLDER 
           (FOLDER holds celeba_dev.zip, celebamask256_dev.zip, helen256_dev.zip,
           helen256_dev_68.csv, lfw128.zip and pairs.txt; default ../shared/data)
 Hardware: 2 CPU cores
-Time:     2 min 17 s of one core for 400 steps of 128
+Time:     2 min 17 s of one core for 400 steps of 128, with the benchmark's encoder
 Result:   LFW View 2 59.0 %, attributes 69.7 %, kNN 5.2 %, as benchmarks/objectives.py runs it; see
           benchmarks/results/objectives/
 
