@@ -196,7 +196,8 @@ def step_ms(workdir: Path) -> float:
 # --------------------------------------------------------------------------------- the table
 
 METRICS = ("lfw/accuracy", "attributes/balanced_accuracy", "knn/knn@1")
-LEAD, ENDS = "@random_diff", ("_low", "_high")
+LEADS = tuple(f"{metric}@{baseline}_diff" for metric in METRICS for baseline in BASELINES)
+"""What an encoder has over its baselines; rows hold the intervals."""
 
 
 def row_of(workdir: Path, name: str, seed: int, values: dict[str, Any]) -> dict[str, Any]:
@@ -210,7 +211,7 @@ def row_of(workdir: Path, name: str, seed: int, values: dict[str, Any]) -> dict[
         "steps": run.steps,
         "images": run.steps * run.global_batch,
         **{metric: numbers[metric] for metric in METRICS},
-        **{f"{metric}{LEAD}": [numbers[f"{metric}{LEAD}{x}"] for x in ENDS] for metric in METRICS},
+        **{name: [numbers[f"{name}_{end}"] for end in ("low", "high")] for name in LEADS},
         "rank": rank_of(workdir, run.steps, ""),
         "ms_per_image": step_ms(workdir) / run.global_batch,
         "gflops_per_image": None if flops is None else flops / 1e9,
@@ -287,7 +288,8 @@ def _spread(rows: list[dict[str, Any]], key: str, scale: float = 1.0, digits: in
 
 
 def _lead(rows: list[dict[str, Any]], metric: str) -> str:
-    intervals = [row[metric + LEAD] for row in rows if metric + LEAD in row]
+    name = f"{metric}@random_diff"
+    intervals = [row[name] for row in rows if name in row]
     if not intervals:
         return ""
     low, high = min(low for low, _ in intervals), max(high for _, high in intervals)
